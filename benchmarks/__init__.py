@@ -1,0 +1,1 @@
+"""Commands that make the numbers and pictures of the docs."""

@@ -1,0 +1,156 @@
+"""The main job on the digits: teacher, students, samples, numbers, pictures.
+
+  python -m benchmarks.quickstart [--workdir=runs/quickstart] [--config.key=value ..]
+
+Trains a diffusion teacher, distils it into students of 8, 4, 2 and 1 steps (CD), trains
+a student without a teacher (CT), measures all of them and draws them from the same
+noise. Runs that are finished are not trained again, so it can be stopped and started.
+Overrides are applied to every run.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from multistep_cm.commands.main import split_overrides
+from multistep_cm.config import load_config
+from multistep_cm.data.pipeline import all_examples
+from multistep_cm.data.sources import open_source
+from multistep_cm.errors import UserError
+from multistep_cm.evaluation.evaluate import Row, evaluate_run, load_reference
+from multistep_cm.generation import (
+    SamplingOptions,
+    compile_generator,
+    sampling_options,
+)
+from multistep_cm.reporting.grids import comparison_grid, save_png
+from multistep_cm.reporting.tables import format_rows
+from multistep_cm.sharding.mesh import make_mesh
+from multistep_cm.training.loop import train
+from multistep_cm.training.teacher import load_ema
+from multistep_cm.workdir import read_config, write_text
+
+CONFIG = Path(__file__).parents[1] / "configs" / "digits.py"
+STUDENTS = (("cd", 8), ("cd", 4), ("cd", 2), ("cd", 1), ("ct", 8), ("ct", 4))
+TEACHER_WAYS = ("ddim", "addim")
+RESULT_KEYS = (
+    "method",
+    "steps",
+    "network_calls",
+    "frechet_distance",
+    "pixel_frechet_distance",
+    "class_accuracy",
+    "variance_ratio",
+    "images_per_second",
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the whole job; the exit status."""
+    try:
+        rest, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
+        parser = argparse.ArgumentParser(
+            prog="python -m benchmarks.quickstart",
+            description=__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.add_argument("--workdir", type=Path, default=Path("runs/quickstart"))
+        return quickstart(parser.parse_args(rest).workdir, overrides)
+    except UserError as error:
+        print(f"quickstart: {error}", file=sys.stderr)
+        return 2
+
+
+def quickstart(workdir: Path, overrides: Mapping[str, str]) -> int:
+    """Train, measure, draw; 0 when all is done, 1 when it was stopped by SIGTERM."""
+    start = time.perf_counter()
+    runs = [("teacher", 0), *STUDENTS]
+    for stage, steps in runs:
+        if not train_stage(workdir, stage, steps, overrides):
+            return 1
+    rows, floor = measure_all(workdir)
+    results = {
+        "floor": floor,
+        "rows": [{key: row[key] for key in RESULT_KEYS} for row in rows],
+    }
+    write_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
+    draw_all(workdir)
+    print()
+    print(format_rows(rows, floor))
+    print(f"\nminutes: {(time.perf_counter() - start) / 60:.1f}")
+    print(f"table:    {workdir / 'results.json'}")
+    print(f"pictures: {workdir / 'samples.png'}")
+    return 0
+
+
+def run_folder(workdir: Path, stage: str, steps: int) -> Path:
+    """Where a stage's run lives, such as `workdir/cd4`."""
+    return workdir / (f"{stage}{steps}" if steps else stage)
+
+
+def train_stage(
+    workdir: Path, stage: str, steps: int, overrides: Mapping[str, str]
+) -> bool:
+    """Train one run, or see that it is finished; False when it was stopped."""
+    folder = run_folder(workdir, stage, steps)
+    given = dict(overrides)
+    arguments = f"stage={stage}"
+    if steps:
+        arguments += f",steps={steps}"
+        given["teacher.workdir"] = str(workdir / "teacher")
+    print(f"\n== {folder.name}", flush=True)
+    return train(load_config(f"{CONFIG}:{arguments}", given), folder)
+
+
+def measure_all(workdir: Path) -> tuple[list[Row], float]:
+    """Every run's rows, teacher first, and the floor of the distance."""
+    print("\n== measure", flush=True)
+    config = read_config(workdir / "teacher")
+    classifier, reference = load_reference(config, workdir / "classifier.npz")
+    number = config.evaluation.num_images
+    rows = []
+    for folder, ways in all_ways(workdir):
+        rows += evaluate_run(folder, ways, classifier, reference, number, seed=1)
+    return rows, reference.floor
+
+
+def all_ways(workdir: Path) -> list[tuple[Path, list[SamplingOptions]]]:
+    """Each run's folder and the ways in which it is sampled."""
+    teacher = workdir / "teacher"
+    config = read_config(teacher)
+    ways = [(teacher, [sampling_options(config, method) for method in TEACHER_WAYS])]
+    for stage, steps in STUDENTS:
+        folder = run_folder(workdir, stage, steps)
+        ways.append((folder, [sampling_options(read_config(folder))]))
+    return ways
+
+
+def draw_all(workdir: Path, columns: int = 20) -> None:
+    """One row a model, all from the same noise, and a row of real images above."""
+    config = read_config(workdir / "teacher")
+    mesh = make_mesh(config.mesh)
+    labels = np.sort(np.arange(columns) % config.data.num_classes).astype(np.int32)
+    real, real_labels = all_examples(open_source(config.data, config.data.train_split))
+    firsts = [
+        int(np.flatnonzero(real_labels == label)[i % 2]) for i, label in enumerate(labels)
+    ]
+    rows = [("real images", real[firsts])]
+    for folder, ways in all_ways(workdir):
+        run_config = read_config(folder)
+        _, params = load_ema(folder, run_config, mesh)
+        for way in ways:
+            generator = compile_generator(run_config, way, mesh, columns)
+            calls = f"{way.num_steps} step{'s' if way.num_steps > 1 else ''}"
+            name = folder.name.rstrip("0123456789").replace("teacher", way.method)
+            rows.append((f"{name}, {calls}", generator(params, labels, seed=0)))
+    names = [str(label) for label in labels]
+    save_png(workdir / "samples.png", comparison_grid(rows, column_labels=names))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

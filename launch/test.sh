@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Style, types and tests, in an environment made when it is absent.
+#   bash launch/test.sh [--slow] [pytest arguments]
+# --slow also runs the tests marked slow. Without other arguments the tests run in
+# two processes. PYTHON=/path/to/python names the Python to make .venv with.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/environment.sh
+
+export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
+export MPLBACKEND=Agg
+
+slow=no
+arguments=()
+for argument in "$@"; do
+  if [[ $argument == --slow ]]; then slow=yes; else arguments+=("$argument"); fi
+done
+((${#arguments[@]})) || arguments=(-n 2)
+[[ $slow == no ]] || arguments+=(-m "")
+
+prepare_environment test,dev
+
+failed=""
+check() {
+  local name=$1
+  shift
+  printf '\n%s\n' "$name"
+  "$@" || failed+="${failed:+, }$name"
+}
+check "ruff check" "$python" -m ruff check .
+check "ruff format" "$python" -m ruff format --check .
+check "mypy" "$python" -m mypy
+check "pytest" "$python" -m pytest "${arguments[@]}"
+[[ -z $failed ]] || fail "Not passed: $failed."

@@ -1,0 +1,1 @@
+"""One module a verb: from the command line to calls."""

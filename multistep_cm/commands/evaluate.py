@@ -1,0 +1,80 @@
+"""Measure a run against the data it was trained on, and keep the numbers.
+
+  multistep-cm evaluate --workdir=runs/cd4
+  multistep-cm evaluate --workdir=runs/teacher --num_steps=8,32,128 --sampler=ddim,addim
+
+Fréchet distance in the features of a classifier that is trained on the data (made once,
+kept in DIR/classifier.npz), its floor (real images against real images), accuracy of
+the classes, and the variance of the pixels. Rows go to DIR/evaluation.json.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+from multistep_cm.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `evaluate`."""
+    add = parser.add_argument
+    add("--workdir", required=True, type=Path, metavar="DIR", help="a trained run")
+    add("--num_steps", help="step counts, such as 8,32,128 (default: the run's own)")
+    add("--sampler", help="samplers, such as ddim,addim (default: the run's own)")
+    add("--guidance_scale", type=float, help="default: the run's own")
+    add("--num_images", type=int, help="default: evaluation.num_images of the run")
+    add("--seed", type=int, default=0, help="of the starting noise (default 0)")
+    add(
+        "--classifier",
+        type=Path,
+        metavar="FILE.npz",
+        help="where the classifier is kept (default DIR/classifier.npz)",
+    )
+
+
+def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
+    """Evaluate, print the table, write the file."""
+    from multistep_cm.evaluation.evaluate import (
+        EVALUATION_NAME,
+        evaluate_run,
+        load_reference,
+    )
+    from multistep_cm.generation import sampling_options
+    from multistep_cm.reporting.tables import format_rows
+    from multistep_cm.workdir import read_config
+
+    if overrides:
+        raise UserError(
+            f"--config.{next(iter(overrides))} has no meaning here: the config of the "
+            "run is in its workdir"
+        )
+    config = read_config(arguments.workdir)
+    num_images = arguments.num_images or config.evaluation.num_images
+    ways = [
+        sampling_options(config, sampler, num_steps, arguments.guidance_scale)
+        for sampler in _words(arguments.sampler)
+        for num_steps in _numbers(arguments.num_steps)
+    ]
+    classifier_path = arguments.classifier or arguments.workdir / "classifier.npz"
+    classifier, reference = load_reference(config, classifier_path)
+    rows = evaluate_run(
+        arguments.workdir, ways, classifier, reference, num_images, arguments.seed
+    )
+    print(format_rows(rows, reference.floor))
+    print(f"wrote {arguments.workdir / EVALUATION_NAME}")
+    return 0
+
+
+def _words(text: str | None) -> list[str | None]:
+    return [None] if text is None else list(text.split(","))
+
+
+def _numbers(text: str | None) -> list[int | None]:
+    if text is None:
+        return [None]
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UserError(
+            f"--num_steps is {text!r}, expected numbers such as 8 or 8,32,128"
+        ) from error

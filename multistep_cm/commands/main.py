@@ -1,0 +1,88 @@
+"""`multistep-cm COMMAND --help`: the command line.
+
+Every command is a module with `SUMMARY`, `add_arguments(parser)` and
+`run(arguments, overrides) -> int`, imported only when it is called, so that `--help`
+does not wait for JAX.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from multistep_cm import __version__
+from multistep_cm.errors import UserError
+
+COMMANDS = {
+    "train": "train a teacher or a student; continues by itself what was begun",
+    "sample": "draw images from a trained run, as a picture or an .npz",
+    "evaluate": "measure a trained run: Fréchet distance, class accuracy, variance",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status. Bad input prints one sentence and gives 2."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
+    if argv[0] == "--version":
+        print(__version__)
+        return 0
+    name = argv[0]
+    if name not in COMMANDS:
+        expected = ", ".join(COMMANDS)
+        print(f"multistep-cm: no command {name!r}; there are: {expected}", file=sys.stderr)
+        return 2
+    try:
+        rest, overrides = split_overrides(argv[1:])
+        module = importlib.import_module(f"multistep_cm.commands.{name}")
+        parser = argparse.ArgumentParser(
+            prog=f"multistep-cm {name}",
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(parser)
+        status: int = module.run(parser.parse_args(rest), overrides)
+    except UserError as error:
+        print(f"multistep-cm {name}: {error}", file=sys.stderr)
+        return 2
+    return status
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Separate `--config.key=value` (or `--config.key value`) from other arguments.
+
+    Raises UserError for an override without a value.
+    """
+    rest: list[str] = []
+    overrides: dict[str, str] = {}
+    words = iter(argv)
+    for word in words:
+        if not word.startswith("--config."):
+            rest.append(word)
+            continue
+        key, equals, value = word.removeprefix("--config.").partition("=")
+        if not equals:
+            following = next(words, None)
+            if following is None:
+                raise UserError(f"{word} has no value: write {word}=VALUE")
+            value = following
+        overrides[key] = value
+    return rest, overrides
+
+
+def _usage() -> str:
+    lines = [f"  {name:<10} {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: multistep-cm COMMAND [options]",
+            "",
+            "Multistep Consistency Models: train a diffusion model, distil it into a",
+            "student of 1 to 16 steps, sample and measure it.",
+            "",
+            *lines,
+            "",
+            "multistep-cm COMMAND --help explains each.",
+        ]
+    )

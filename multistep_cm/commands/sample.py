@@ -1,0 +1,116 @@
+"""Draw images from the averaged weights of a run.
+
+  multistep-cm sample --workdir=runs/cd4 --num_images=100 --output=grid.png
+  multistep-cm sample --workdir=runs/teacher --num_steps=32 --sampler=heun
+  multistep-cm sample --workdir=runs/cd4 --num_images=50000 --output=samples.npz
+
+A .npz holds arr_0 (uint8 NHWC) and, for models with classes, arr_1 (labels), as the ADM
+evaluator reads it. The same seed gives image i the same noise in every run.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from multistep_cm.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `sample`."""
+    add = parser.add_argument
+    add("--workdir", required=True, type=Path, metavar="DIR", help="a trained run")
+    add("--num_images", type=int, default=100, help="how many (default 100)")
+    add(
+        "--num_steps",
+        type=int,
+        help="sampling steps; a student only has the number it was trained for",
+    )
+    add("--sampler", help="ddim, addim, heun or ancestral; students: ddim")
+    add("--guidance_scale", type=float, help="0 is none; 0.5 and 3 are the paper's")
+    add("--labels", help="classes to draw, such as 3 or 0,1,2; default all in turn")
+    add("--seed", type=int, default=0, help="of the starting noise (default 0)")
+    add(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="FILE.png or FILE.npz (default DIR/samples/sample.png)",
+    )
+
+
+def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
+    """Sample and write the file."""
+    from multistep_cm.evaluation.npz import save_samples
+    from multistep_cm.generation import compile_generator, sampling_options
+    from multistep_cm.reporting.grids import image_grid, save_png
+    from multistep_cm.reporting.progress import progress
+    from multistep_cm.sharding.distributed import is_main_process
+    from multistep_cm.sharding.mesh import make_mesh
+    from multistep_cm.training.teacher import load_ema
+    from multistep_cm.workdir import read_config
+
+    if overrides:
+        raise UserError(
+            f"--config.{next(iter(overrides))} has no meaning here: the config of the "
+            "run is in its workdir"
+        )
+    output = arguments.output or arguments.workdir / "samples" / "sample.png"
+    if output.suffix not in (".png", ".npz"):
+        raise UserError(f"--output is {output}, expected a name ending in .png or .npz")
+    if arguments.num_images < 1:
+        raise UserError(f"--num_images is {arguments.num_images}, expected at least 1")
+    config = read_config(arguments.workdir)
+    options = sampling_options(
+        config, arguments.sampler, arguments.num_steps, arguments.guidance_scale
+    )
+    num_classes = config.data.num_classes
+    labels = parse_labels(arguments.labels, arguments.num_images, num_classes)
+    mesh = make_mesh(config.mesh)
+    step, params = load_ema(arguments.workdir, config, mesh)
+    batch_size = min(config.evaluation.batch_size, arguments.num_images)
+    generator = compile_generator(config, options, mesh, batch_size)
+    with progress("sampling", len(labels), enabled=is_main_process()) as bar:
+        images = generator(
+            params,
+            labels,
+            arguments.seed,
+            lambda done: bar.advance(done - bar.done, done - bar.done),
+        )
+    if not is_main_process():
+        return 0
+    output.parent.mkdir(parents=True, exist_ok=True)
+    known = labels if num_classes else None
+    if output.suffix == ".npz":
+        save_samples(output, images, known)
+    else:
+        columns = min(10, len(images))
+        names = None
+        if num_classes and arguments.labels is None and num_classes == columns:
+            names = [str(label) for label in labels[:columns]]
+        save_png(output, image_grid(images, columns, column_labels=names))
+    calls = options.network_calls
+    print(f"wrote {len(images)} images (step {step}, {calls} network calls) to {output}")
+    return 0
+
+
+def parse_labels(text: str | None, num_images: int, num_classes: int) -> np.ndarray:
+    """The label of every image, int32 [num_images]: those asked for, in turn.
+
+    Raises UserError for labels that are no classes of the model.
+    """
+    if text is None:
+        return np.arange(num_images, dtype=np.int32) % max(num_classes, 1)
+    if not num_classes:
+        raise UserError(f"--labels is {text!r}, but the model has no classes")
+    try:
+        wanted = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UserError(
+            f"--labels is {text!r}, expected numbers such as 3 or 0,1,2"
+        ) from error
+    if any(not 0 <= label < num_classes for label in wanted):
+        raise UserError(
+            f"--labels is {text!r}, expected classes from 0 to {num_classes - 1}"
+        )
+    return np.resize(np.asarray(wanted, np.int32), num_images)

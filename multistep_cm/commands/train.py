@@ -1,0 +1,41 @@
+"""Train what a config says, in a folder that holds all there is to know of the run.
+
+  multistep-cm train --config=configs/digits.py:stage=teacher --workdir=runs/teacher
+  multistep-cm train --config=configs/digits.py:stage=cd,steps=4 --workdir=runs/cd4 \\
+      --config.teacher.workdir=runs/teacher
+
+The same command continues a run that was stopped or killed. Any config key can be set:
+--config.training.num_steps=1000. A config file is Python code: run those you trust.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `train`."""
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE[:ARGUMENTS]",
+        help="config file, with arguments after a colon",
+    )
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="folder of the run: checkpoints, metrics, samples",
+    )
+
+
+def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
+    """Train; 0 when the run is finished or was stopped in order."""
+    from multistep_cm.config import load_config
+    from multistep_cm.training.loop import train
+
+    config = load_config(arguments.config, overrides)
+    if train(config, arguments.workdir):
+        print(f"finished: {arguments.workdir}")
+    return 0

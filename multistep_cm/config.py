@@ -1,0 +1,257 @@
+"""The config: its keys with their defaults, and how a file and overrides make one.
+
+A config file is a Python file with `get_config(arguments: str) -> ConfigDict`, so it is
+code: run only files that you trust. It starts from `default_config()` and sets keys.
+"""
+
+import ast
+import difflib
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from multistep_cm.errors import UserError
+
+
+def default_config() -> ConfigDict:
+    """Every key that exists, with its default; unknown keys are errors."""
+    config = ConfigDict()
+    config.seed = 0
+    # What to train: a key of training/methods.py.
+    config.method = "denoising"
+
+    config.data = data = ConfigDict()
+    data.name = "digits8"  # any TFDS name, with "/config" if it has one
+    data.directory = ""  # TFDS data_dir; empty is TFDS's own default
+    data.train_split = "train"
+    data.evaluation_split = "test"
+    data.image_key = "image"
+    data.label_key = "label"  # empty: no labels are read
+    data.image_size = 8
+    data.channels = 1
+    data.num_classes = 10  # 0: an unconditional model
+    data.resize = "area"  # area, bilinear or bicubic; then centre crop
+    data.flip = False  # random horizontal flip
+    data.range = (-1.0, 1.0)  # what 0 and 255 become
+    data.cache = True  # decode once and keep in memory
+    data.num_threads = 2
+    data.prefetch = 2  # batches ready ahead of the step
+
+    config.diffusion = diffusion = ConfigDict()
+    diffusion.schedule = "interpolated_cosine"  # cosine, shifted_cosine
+    diffusion.noise_low = 32.0  # noise resolution at t = 0
+    diffusion.noise_high = 64.0  # the same at t = 1
+    diffusion.logsnr_min = -15.0
+    diffusion.logsnr_max = 15.0
+    diffusion.prediction = "v"  # v, x or eps
+
+    config.model = model = ConfigDict()
+    model.name = "unet"  # unet or uvit
+    model.channels = (64, 128)  # one per resolution, highest first
+    model.blocks = (2, 2)  # blocks per resolution; the last is the middle
+    model.attention_resolutions = (4,)  # feature-map sizes with attention
+    model.head_dim = 64
+    model.mlp_ratio = 4
+    model.condition_width = 256
+    model.dropout = 0.0
+    model.dropout_resolutions = ()  # feature-map sizes; empty is everywhere
+    model.dtype = "float32"  # compute dtype; parameters are float32
+    model.remat = "none"  # none, dots or full
+    model.scan_blocks = True
+
+    config.teacher = teacher = ConfigDict()
+    teacher.workdir = ""  # a finished run whose EMA weights teach
+    teacher.initialize_student = True
+
+    config.consistency = consistency = ConfigDict()
+    consistency.student_steps = 4
+    consistency.teacher_steps_start = 64.0
+    consistency.teacher_steps_end = 1280.0
+    consistency.anneal_steps = 100_000
+    consistency.eta = 0.75
+    consistency.hop = "addim"  # ddim, addim or heun
+    consistency.weight = "snr_plus_1"  # sqrt_snr_plus_1, truncated_snr, uniform
+    consistency.norm = "example"  # or element
+    consistency.huber_epsilon = 1e-4
+    consistency.multiscale = 0  # 2x2 average pools that count in the loss too
+
+    config.training = training = ConfigDict()
+    training.num_steps = 10_000
+    training.batch_size = 256  # global
+    training.learning_rate = 1e-3
+    training.warmup_steps = 100
+    training.decay = "cosine"  # cosine, linear or constant
+    training.beta1 = 0.9
+    training.beta2 = 0.99
+    training.epsilon = 1e-12
+    training.clip_norm = 1.0
+    training.ema_decay = 0.999
+    training.label_dropout = 0.1
+    training.accumulation = 1  # microbatches per step
+    training.steps_per_call = 1  # optimizer steps per dispatch
+    training.log_every = 50
+    training.time_bins = 8  # the loss is logged for each bin of t
+
+    config.checkpoint = checkpoint = ConfigDict()
+    checkpoint.every_steps = 1000
+    checkpoint.keep = 2
+
+    config.sampling = sampling = ConfigDict()
+    sampling.method = "ddim"  # ddim, addim, heun or ancestral; students: ddim
+    sampling.num_steps = 128  # students: their student_steps
+    sampling.guidance_scale = 0.0
+    sampling.every_steps = 0  # grids while training; 0 is at the end only
+    sampling.num_previews = 40  # images of such a grid; 0 draws none
+
+    config.evaluation = evaluation = ConfigDict()
+    evaluation.num_images = 5000
+    evaluation.batch_size = 500
+
+    config.mesh = mesh = ConfigDict()
+    mesh.data = -1  # -1: all devices that the others leave
+    mesh.fsdp = 1
+    mesh.tensor = 1
+    return config.lock()
+
+
+def load_config(specification: str, overrides: Mapping[str, str]) -> ConfigDict:
+    """`FILE[:arguments]` and `{"training.num_steps": "10"}` to a locked config.
+
+    Raises UserError for a file that is missing or does not load, arguments that the
+    file refuses, unknown keys (with the nearest) and values of the wrong type.
+    """
+    name, _, arguments = specification.partition(":")
+    path = Path(name)
+    if not path.is_file():
+        raise UserError(f"--config: there is no file {name}")
+    module_spec = importlib.util.spec_from_file_location("config_file", path)
+    if module_spec is None or module_spec.loader is None:
+        raise UserError(f"--config: {name} is not a Python file (expected *.py)")
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+    except (SyntaxError, ImportError, NameError) as error:
+        raise UserError(f"--config: {name} does not load: {error}") from error
+    if not hasattr(module, "get_config"):
+        raise UserError(f"--config: {name} defines no function get_config(arguments)")
+    try:
+        config = module.get_config(arguments)
+    except (AttributeError, KeyError) as error:
+        raise UserError(f"--config: {name}: {error}") from error
+    for key, text in overrides.items():
+        override(config, key, text)
+    return config.lock()
+
+
+def parse_arguments(arguments: str, **defaults: Any) -> dict[str, Any]:
+    """`"stage=cd,steps=4"` over the defaults, each value of its default's type.
+
+    Raises UserError for an argument that the config file does not have.
+    """
+    values = dict(defaults)
+    for part in filter(None, (arguments or "").split(",")):
+        name, equals, text = part.partition("=")
+        if name not in defaults or not equals:
+            expected = ", ".join(f"{key}={value}" for key, value in defaults.items())
+            raise UserError(
+                f"config argument {part!r} is not known; expected some of {expected}"
+            )
+        values[name] = _convert(f"config argument {name}", text, defaults[name])
+    return values
+
+
+def override(config: ConfigDict, key: str, text: str) -> None:
+    """Set one dotted key from text, in the type that it has; UserError if it cannot."""
+    flat = flatten(config)
+    if key not in flat:
+        near = difflib.get_close_matches(key, flat, n=1, cutoff=0.0)
+        raise UserError(f"config key {key!r} does not exist; did you mean {near[0]!r}?")
+    parent, leaf = config, key
+    while "." in leaf:
+        head, leaf = leaf.split(".", 1)
+        parent = parent[head]
+    parent[leaf] = _convert(f"config key {key}", text, flat[key])
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys to dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, (Mapping, ConfigDict)):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def to_json(config: ConfigDict) -> str:
+    """Stable, indented JSON."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def from_json(text: str, origin: str) -> ConfigDict:
+    """A config from what `to_json` wrote; keys that have come since get defaults.
+
+    Raises UserError, naming `origin`, for text that is not such a config.
+    """
+    config = default_config()
+    try:
+        stored = flatten(json.loads(text))
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise UserError(f"{origin} is not a config in JSON: {error}") from error
+    for key, value in stored.items():
+        value = tuple(value) if isinstance(value, list) else value
+        override(config, key, value if isinstance(value, str) else repr(value))
+    return config.lock()
+
+
+def differences(
+    old: ConfigDict, new: ConfigDict, ignore: Sequence[str] = ()
+) -> list[str]:
+    """`key: old -> new` for every key that differs and starts with none of `ignore`."""
+    before, after = flatten(old), flatten(new)
+    return [
+        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and not key.startswith(tuple(ignore))
+    ]
+
+
+def _convert(what: str, text: str, default: Any) -> Any:
+    """`text` as a value of the default's type."""
+    if isinstance(default, str):
+        return text
+    problem = UserError(
+        f"{what} is {text!r}, expected {_type_name(default)} (like {default!r})"
+    )
+    try:
+        value = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError) as error:
+        if isinstance(default, bool) and text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        raise problem from error
+    if isinstance(default, bool) or isinstance(value, bool):
+        matches = isinstance(default, bool) and isinstance(value, bool)
+    elif isinstance(default, float):
+        value = float(value) if isinstance(value, (int, float)) else value
+        matches = isinstance(value, float)
+    elif isinstance(default, tuple):
+        value = (value,) if isinstance(value, (int, float)) else value
+        matches = isinstance(value, (tuple, list)) and all(
+            isinstance(item, (int, float)) for item in value
+        )
+        value = tuple(value) if matches else value
+    else:
+        matches = isinstance(value, type(default))
+    if not matches:
+        raise problem
+    return value
+
+
+def _type_name(value: Any) -> str:
+    names = {bool: "True or False", int: "an integer", float: "a number"}
+    return names.get(type(value), "a tuple of numbers")

@@ -1,0 +1,1 @@
+"""Our own TFDS builders, and how a builder is found by name."""

@@ -1,0 +1,299 @@
+"""Any TFDS image dataset as a random-access source of uint8 images and labels."""
+
+import difflib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
+
+from multistep_cm.data import transforms
+from multistep_cm.data.builders.catalog import open_builder, prepare_command
+from multistep_cm.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+# Above this a cache is refused: the machine has other uses for its memory.
+MAX_CACHE_BYTES = 2 * 1024**3
+CACHE_CHUNK = 256
+
+
+class Source(Protocol):
+    """Examples by index, in a fixed order: images in uint8, labels in int32."""
+
+    @property
+    def name(self) -> str:
+        """The dataset's name in the config."""
+
+    @property
+    def split(self) -> str:
+        """The split's name in the config."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Batch:
+        """One example: `image` uint8 [S, S, C] and `label` int32 []."""
+
+    def read(self, indices: np.ndarray) -> Batch:
+        """Many: `image` uint8 [N, S, S, C], `label` int32 [N] (0 without labels).
+
+        Raises UserError naming the example that cannot be read.
+        """
+
+
+@dataclass(frozen=True)
+class TfdsSource:
+    """Reads and decodes examples from disk at every access."""
+
+    name: str
+    split: str
+    records: Any  # a TFDS data source
+    config: ConfigDict
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Batch:
+        if not 0 <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        return {key: value[0] for key, value in self.read(np.array([index])).items()}
+
+    def read(self, indices: np.ndarray) -> Batch:
+        size, channels = self.config.image_size, self.config.channels
+        images = np.empty((len(indices), size, size, channels), np.uint8)
+        labels = np.zeros(len(indices), np.int32)
+        for row, index in enumerate(indices.tolist()):
+            try:
+                images[row], labels[row] = self._example(index)
+            # Decoders raise what they like on broken data, SyntaxError for one.
+            except Exception as error:
+                raise UserError(
+                    f"example {index} of split {self.split!r} of dataset {self.name!r} "
+                    f"cannot be read: {error}"
+                ) from error
+        return {"image": images, "label": labels}
+
+    def _example(self, index: int) -> tuple[np.ndarray, int]:
+        config = self.config
+        record = self.records[index]
+        image = transforms.to_array(
+            record[config.image_key], config.image_size, config.channels, config.resize
+        )
+        if not config.label_key:
+            return image, 0
+        label = int(record[config.label_key])
+        # A label out of range would silently become another class on the device.
+        if config.num_classes and not 0 <= label < config.num_classes:
+            raise ValueError(
+                f"its label is {label}, outside of data.num_classes = "
+                f"{config.num_classes}"
+            )
+        return image, label
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """Examples in memory: `images` uint8 [N, S, S, C], `labels` int32 [N]."""
+
+    name: str
+    split: str
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Batch:
+        if not 0 <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        return {"image": self.images[index], "label": self.labels[index]}
+
+    def read(self, indices: np.ndarray) -> Batch:
+        return {"image": self.images[indices], "label": self.labels[indices]}
+
+
+def open_source(config: ConfigDict, split: str) -> Source:
+    """One split of the dataset of `data.*`, in memory if `data.cache` says so.
+
+    `config` is the `data` part of a config. Raises UserError as `check_data` does, and
+    for an example that cannot be decoded when all are decoded at once.
+    """
+    source = _open_uncached(config, split)
+    if not config.cache:
+        return source
+    _check_cache(config, source)
+    images, labels = all_examples(source, config.num_threads)
+    return ArraySource(config.name, split, images, labels)
+
+
+def check_data(config: ConfigDict) -> None:
+    """Raise UserError for what is wrong with `data.*`, and decode one example a split.
+
+    That is: an unknown dataset or split; one that is not prepared, or in a format
+    without random access; image or label keys that do not exist or hold something
+    else; channels or labels that do not fit; a cache that would be too large.
+    """
+    for split in dict.fromkeys((config.train_split, config.evaluation_split)):
+        source = _open_uncached(config, split)
+        if not len(source):
+            raise UserError(
+                f"split {split!r} of dataset {config.name!r} has no examples"
+            )
+        if config.cache:
+            _check_cache(config, source)
+        source.read(np.array([0]))
+
+
+def all_examples(source: Source, num_threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """All images, uint8 [N, S, S, C], and labels, int32 [N], in the source's order."""
+    if isinstance(source, ArraySource):
+        return source.images, source.labels
+    starts = range(0, len(source), CACHE_CHUNK)
+    chunks = [np.arange(s, min(s + CACHE_CHUNK, len(source))) for s in starts]
+    executor = ThreadPoolExecutor(num_threads)
+    try:
+        parts = list(executor.map(source.read, chunks))
+    finally:
+        # After an error the chunks that have not begun are not worth waiting for.
+        executor.shutdown(cancel_futures=True)
+    images = np.concatenate([part["image"] for part in parts])
+    return images, np.concatenate([part["label"] for part in parts])
+
+
+def _open_uncached(config: ConfigDict, split: str) -> TfdsSource:
+    """The split, after every check that needs no example."""
+    if config.channels not in transforms.MODES:
+        raise UserError(
+            f"config key data.channels is {config.channels}, expected 1 (grayscale) or "
+            "3 (RGB)"
+        )
+    if config.resize not in transforms.RESAMPLING:
+        expected = ", ".join(transforms.RESAMPLING)
+        raise UserError(
+            f"config key data.resize is {config.resize!r}, expected: {expected}"
+        )
+    builder = open_builder(config.name, config.directory)
+    _check_image(config, builder.info.features)
+    _check_label(config, builder.info.features)
+    records = _open_records(config, builder, split)
+    return TfdsSource(config.name, split, records, config)
+
+
+def _open_records(
+    config: ConfigDict, builder: tfds.core.DatasetBuilder, split: str
+) -> Any:
+    """TFDS's data source; images stay files' bytes, which `transforms` decodes."""
+    splits = list(builder.info.splits)
+    is_prepared = bool(splits)
+    image = builder.info.features[config.image_key]
+    decoders = None
+    # Mocked datasets (tfds.testing.mock_data) are not prepared and hold arrays only.
+    if is_prepared and isinstance(image, tfds.features.Image):
+        decoders = {config.image_key: tfds.decode.SkipDecoding()}
+    try:
+        return builder.as_data_source(split, decoders=decoders)
+    except NotImplementedError as error:
+        command = prepare_command(config.name, config.directory)
+        if not is_prepared:
+            raise UserError(
+                f"dataset {config.name!r} is not prepared in {builder.data_path}: run "
+                f"`{command}` (most TFDS datasets need TensorFlow for that, and only "
+                "for that), or set data.directory to where it is"
+            ) from error
+        raise UserError(
+            f"dataset {config.name!r} in {builder.data_path} is prepared as "
+            f"{builder.info.file_format.value}, which cannot be read by index: delete "
+            f"that folder or set another data.directory, and run `{command}`"
+        ) from error
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"split {split!r} of dataset {config.name!r} does not exist, expected "
+            f"{_listed(splits)}, or a slice like 'train[:90%]' (config keys "
+            "data.train_split and data.evaluation_split)"
+        ) from error
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"dataset {config.name!r} in {builder.data_path} is damaged: {error}; "
+            "delete that folder and prepare it again"
+        ) from error
+
+
+def _check_image(config: ConfigDict, features: tfds.features.FeaturesDict) -> None:
+    key = config.image_key
+    if key not in features:
+        raise UserError(_missing_key(config, "data.image_key", features))
+    feature = features[key]
+    shape = feature.shape
+    is_image = isinstance(feature, (tfds.features.Image, tfds.features.Tensor))
+    if not is_image or len(shape) not in (2, 3):
+        raise UserError(
+            f"config key data.image_key is {key!r}, but that feature of dataset "
+            f"{config.name!r} is no image: {feature!r}"
+        )
+    if feature.np_dtype != np.uint8:
+        raise UserError(
+            f"feature {key!r} of dataset {config.name!r} has type "
+            f"{np.dtype(feature.np_dtype)}, expected images of uint8"
+        )
+    if len(shape) == 3 and shape[-1] not in (1, 3, None):
+        raise UserError(
+            f"feature {key!r} of dataset {config.name!r} has {shape[-1]} channels, "
+            "expected 1 (grayscale) or 3 (RGB)"
+        )
+
+
+def _check_label(config: ConfigDict, features: tfds.features.FeaturesDict) -> None:
+    key, num_classes = config.label_key, config.num_classes
+    if not key:
+        if num_classes:
+            raise UserError(
+                f"config key data.label_key is empty, but data.num_classes is "
+                f"{num_classes}: set the key, or data.num_classes = 0"
+            )
+        return
+    if key not in features:
+        message = _missing_key(config, "data.label_key", features)
+        raise UserError(f"{message}; without labels set it to '', data.num_classes = 0")
+    feature = features[key]
+    is_scalar = isinstance(feature, tfds.features.Tensor) and feature.shape == ()
+    if not is_scalar or not np.issubdtype(feature.np_dtype, np.integer):
+        raise UserError(
+            f"config key data.label_key is {key!r}, but that feature of dataset "
+            f"{config.name!r} is no integer label: {feature!r}"
+        )
+    held = getattr(feature, "num_classes", None)
+    if num_classes and held and held > num_classes:
+        raise UserError(
+            f"config key data.num_classes is {num_classes}, but label {key!r} of "
+            f"dataset {config.name!r} has {held} classes: set data.num_classes = {held}"
+        )
+
+
+def _check_cache(config: ConfigDict, source: TfdsSource) -> None:
+    size = len(source) * config.image_size**2 * config.channels
+    if size > MAX_CACHE_BYTES:
+        raise UserError(
+            f"config key data.cache is True, but {len(source)} images of split "
+            f"{source.split!r} need {size / 1024**3:.1f} GiB of memory, more than "
+            f"{MAX_CACHE_BYTES / 1024**3:g} GiB: set data.cache=False"
+        )
+
+
+def _missing_key(
+    config: ConfigDict, config_key: str, features: tfds.features.FeaturesDict
+) -> str:
+    held = config_key.removeprefix("data.")
+    key = config[held]
+    near = difflib.get_close_matches(key, list(features), n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return (
+        f"config key {config_key} is {key!r}, which dataset {config.name!r} does not "
+        f"have{hint}; it has {_listed(features)}"
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(repr(name) for name in names) or "none"

@@ -1,0 +1,1 @@
+"""The mathematics of diffusion and of multistep consistency. Pure functions of jax."""

@@ -1,0 +1,1 @@
+"""Numbers about samples: Fréchet distance, class accuracy, variance, sample files."""

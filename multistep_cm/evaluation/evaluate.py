@@ -1,0 +1,128 @@
+"""Measure a run: sample it in each way asked for, and compare with the real data."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from multistep_cm.data.pipeline import all_examples
+from multistep_cm.data.sources import open_source
+from multistep_cm.evaluation.classifier import Classifier, load_or_train
+from multistep_cm.evaluation.measure import Reference, make_reference, measure
+from multistep_cm.generation import (
+    SamplingOptions,
+    balanced_labels,
+    compile_generator,
+)
+from multistep_cm.reporting.progress import progress
+from multistep_cm.sharding.distributed import is_main_process, say
+from multistep_cm.sharding.mesh import make_mesh
+from multistep_cm.training.methods import METHODS
+from multistep_cm.training.teacher import load_ema
+from multistep_cm.workdir import read_config, write_text
+
+EVALUATION_NAME = "evaluation.json"
+
+Row = dict[str, Any]
+"""One line of the results: method, steps, network_calls, frechet_distance, .."""
+
+
+def load_reference(
+    config: ConfigDict, classifier_path: Path
+) -> tuple[Classifier, Reference]:
+    """The classifier, trained on the real data once and cached, and the data's numbers.
+
+    The reference is the training split: what the model was trained to draw.
+    """
+    images, labels = all_examples(open_source(config.data, config.data.train_split))
+    held_out = all_examples(open_source(config.data, config.data.evaluation_split))
+    classifier = load_or_train(
+        classifier_path,
+        images,
+        labels,
+        *held_out,
+        num_classes=config.data.num_classes,
+        seed=0,
+    )
+    say(f"classifier: {classifier.test_accuracy:.1%} correct on held-out images")
+    return classifier, make_reference(classifier, images, labels)
+
+
+def evaluate_run(
+    workdir: Path,
+    ways: Sequence[SamplingOptions],
+    classifier: Classifier,
+    reference: Reference,
+    num_images: int,
+    seed: int,
+) -> list[Row]:
+    """Sample the run's averaged weights in each way and measure; one row for each.
+
+    Rows are also kept in `workdir/evaluation.json`, where they replace rows of the same
+    method and number of steps.
+    """
+    config = read_config(workdir)
+    mesh = make_mesh(config.mesh)
+    step, params = load_ema(workdir, config, mesh)
+    rows = []
+    for way in ways:
+        row = _row_name(config, way)
+        batch_size = min(config.evaluation.batch_size, num_images)
+        generator = compile_generator(config, way, mesh, batch_size)
+        labels = balanced_labels(num_images, config.data.num_classes)
+        name = f"{row['method']} {way.num_steps}"
+        with progress(f"sampling {name}", num_images, enabled=is_main_process()) as bar:
+            start = time.perf_counter()
+            images = generator(
+                params,
+                labels,
+                seed,
+                lambda done, bar=bar: bar.advance(done - bar.done, done - bar.done),
+            )
+            seconds = time.perf_counter() - start
+        known = labels if config.data.num_classes else None
+        row |= measure(classifier, reference, images, known)
+        row |= {
+            "images_per_second": num_images / seconds,
+            "train_step": step,
+            "seed": seed,
+            "guidance_scale": way.guidance_scale,
+        }
+        rows.append(row)
+    if is_main_process():
+        _keep(workdir / EVALUATION_NAME, rows, classifier, reference)
+    return rows
+
+
+def _row_name(config: ConfigDict, way: SamplingOptions) -> Row:
+    student = METHODS[config.method].is_student
+    return {
+        "method": config.method if student else f"teacher_{way.method}",
+        "steps": way.num_steps,
+        "network_calls": way.network_calls,
+    }
+
+
+def _keep(
+    path: Path, rows: Sequence[Row], classifier: Classifier, reference: Reference
+) -> None:
+    new = {(row["method"], row["steps"], row["guidance_scale"]) for row in rows}
+    old = json.loads(path.read_text())["rows"] if path.exists() else []
+    kept = [
+        row
+        for row in old
+        if (row["method"], row["steps"], row["guidance_scale"]) not in new
+    ]
+    results = {
+        "floor": reference.floor,
+        "classifier_accuracy": classifier.test_accuracy,
+        "jax": jax.__version__,
+        "numpy": np.__version__,
+        "rows": [*kept, *rows],
+    }
+    write_text(path, json.dumps(results, indent=2) + "\n")

@@ -1,0 +1,82 @@
+"""From a config to the values that train and sample: schedule, network, predictor."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from multistep_cm.diffusion import schedules
+from multistep_cm.diffusion.parameterization import Conditioning, Prediction, to_x
+from multistep_cm.errors import UserError
+from multistep_cm.losses.signature import Params, Predict
+from multistep_cm.models import build
+
+
+def make_schedule(config: ConfigDict) -> schedules.Schedule:
+    """The schedule of `diffusion.*`; UserError when its values make none."""
+    diffusion, size = config.diffusion, config.data.image_size
+    ends = (diffusion.logsnr_min, diffusion.logsnr_max)
+    try:
+        if diffusion.schedule == "cosine":
+            return schedules.cosine(*ends)
+        if diffusion.schedule == "shifted_cosine":
+            return schedules.shifted_cosine(diffusion.noise_low, size, *ends)
+        low, high = diffusion.noise_low, diffusion.noise_high
+        return schedules.interpolated_cosine(low, high, size, *ends)
+    except ValueError as error:
+        raise UserError(f"config keys diffusion.*: {error}") from error
+
+
+def make_network(config: ConfigDict) -> nn.Module:
+    """The network of `model.*` for the images of `data.*`."""
+    return build.build_network(
+        config.model, config.data.channels, config.data.num_classes
+    )
+
+
+def example_inputs(
+    config: ConfigDict, batch: int = 1
+) -> tuple[jax.Array, jax.Array, Mapping[str, jax.Array]]:
+    """Zeros in the shapes that the network takes: (z_t, t, cond)."""
+    size, channels = config.data.image_size, config.data.channels
+    cond = {}
+    if config.data.num_classes:
+        cond["label"] = jnp.zeros(batch, jnp.int32)
+    return jnp.zeros((batch, size, size, channels)), jnp.zeros(batch), cond
+
+
+def init_params(network: nn.Module, config: ConfigDict, key: jax.Array) -> Params:
+    """Fresh float32 parameters."""
+    return network.init(key, *example_inputs(config), train=False)["params"]
+
+
+def abstract_params(network: nn.Module, config: ConfigDict) -> Params:
+    """Shapes and dtypes of the parameters, nothing allocated."""
+    return jax.eval_shape(
+        lambda key: init_params(network, config, key), jax.random.key(0)
+    )
+
+
+def make_predict(
+    network: nn.Module, schedule: schedules.Schedule, prediction: Prediction
+) -> Predict:
+    """The network as `(params, z_t, t, cond, dropout_key) -> x_hat`."""
+
+    def predict(
+        params: Params,
+        z_t: jax.Array,
+        t: jax.Array,
+        cond: Conditioning,
+        dropout_key: jax.Array | None,
+    ) -> jax.Array:
+        train = dropout_key is not None
+        rngs: dict[str, Any] = {"dropout": dropout_key} if train else {}
+        output = network.apply(
+            {"params": params}, z_t, t, cond, train=train, rngs=rngs
+        )
+        return to_x(output, z_t, schedule.logsnr(t), prediction)
+
+    return predict

@@ -1,0 +1,166 @@
+"""Images from parameters: one compiled sampler, batches of any number of images.
+
+Image i of a seed starts from the same noise whatever the batch size, the mesh, the
+sampler or the model, so grids of different models can be compared image by image.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from multistep_cm import factory
+from multistep_cm.diffusion import samplers
+from multistep_cm.diffusion.guidance import guided_denoiser
+from multistep_cm.errors import UserError
+from multistep_cm.losses.signature import Params
+from multistep_cm.sharding.mesh import (
+    batch_sharding,
+    data_parallel_size,
+    replicated,
+)
+from multistep_cm.sharding.rules import place_abstract
+from multistep_cm.training.methods import METHODS
+from multistep_cm.training.step import unscale_images
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingOptions:
+    """How to sample: the method, the number of steps, the strength of guidance."""
+
+    method: samplers.Method
+    num_steps: int
+    guidance_scale: float = 0.0
+
+    @property
+    def network_calls(self) -> int:
+        """Network calls for one image; guidance doubles the batch of each."""
+        return samplers.network_calls(self.method, self.num_steps)
+
+
+def sampling_options(
+    config: ConfigDict,
+    method: str | None = None,
+    num_steps: int | None = None,
+    guidance_scale: float | None = None,
+) -> SamplingOptions:
+    """The config's way to sample, or what is asked for instead.
+
+    Raises UserError for a step count or method that a student was not trained for, and
+    for guidance of a model that has no classes.
+    """
+    sampling = config.sampling
+    scale = sampling.guidance_scale if guidance_scale is None else guidance_scale
+    if scale and not config.data.num_classes:
+        raise UserError(f"guidance_scale is {scale}, but the model has no classes")
+    if not METHODS[config.method].is_student:
+        num_steps = sampling.num_steps if num_steps is None else num_steps
+        if num_steps < 1:
+            raise UserError(f"num_steps is {num_steps}, expected at least 1")
+        return SamplingOptions(method or sampling.method, num_steps, scale)
+    trained = config.consistency.student_steps
+    if num_steps not in (None, trained):
+        raise UserError(
+            f"num_steps is {num_steps}, but this student was trained for "
+            f"{trained}: train one with --config.consistency.student_steps={num_steps}"
+        )
+    if method not in (None, "ddim"):
+        raise UserError(
+            f"sampler is {method!r}, but a student jumps whole segments by algorithm 2, "
+            "which is 'ddim'"
+        )
+    return SamplingOptions("ddim", trained, scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class Generator:
+    """A compiled sampler: call it with parameters and labels.
+
+    Attributes:
+        config: of the run that the parameters come from.
+        options: how it samples.
+        mesh: batches are split over it.
+        batch_size: images of one call of the program.
+        program: `(params, keys [batch], labels [batch]) -> uint8 [batch, ...]`.
+    """
+
+    config: ConfigDict
+    options: SamplingOptions
+    mesh: Mesh
+    batch_size: int
+    program: jax.stages.Compiled
+
+    def __call__(
+        self,
+        params: Params,
+        labels: np.ndarray,
+        seed: int,
+        report: Callable[[int], None] = lambda done: None,
+    ) -> np.ndarray:
+        """One image for every label: uint8 [n, height, width, channels], on this host.
+
+        `report` is called with the number of images done after each batch. The last
+        batch is filled up and cut, so that one compilation serves all.
+        """
+        seed_key = jax.random.key(seed)
+        last = len(labels) - 1
+        images = []
+        for start in range(0, len(labels), self.batch_size):
+            indices = np.arange(start, start + self.batch_size)
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(seed_key, indices)
+            wanted = labels[np.minimum(indices, last)]
+            keys, wanted = jax.device_put((keys, wanted), replicated(self.mesh))
+            images.append(np.asarray(self.program(params, keys, wanted)))
+            report(min(start + self.batch_size, len(labels)))
+        return np.concatenate(images)[: len(labels)]
+
+
+def compile_generator(
+    config: ConfigDict, options: SamplingOptions, mesh: Mesh, batch_size: int
+) -> Generator:
+    """Compile the whole sampler; `batch_size` is rounded up to fit the mesh."""
+    network = factory.make_network(config)
+    schedule = factory.make_schedule(config)
+    predict = factory.make_predict(network, schedule, config.diffusion.prediction)
+    shape = (config.data.image_size, config.data.image_size, config.data.channels)
+    num_classes = config.data.num_classes
+
+    def generate(params: Params, keys: jax.Array, labels: jax.Array) -> jax.Array:
+        denoiser = guided_denoiser(
+            lambda z_t, t, cond: predict(params, z_t, t, cond, None),
+            options.guidance_scale,
+            null_label=num_classes,
+        )
+        z_1 = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+        z_0 = samplers.sample(
+            denoiser,
+            schedule,
+            jax.lax.with_sharding_constraint(z_1, batch_sharding(mesh)),
+            options.num_steps,
+            options.method,
+            cond={"label": labels} if num_classes else {},
+            key=jax.random.fold_in(keys[0], 1),
+        )
+        return unscale_images(z_0, config.data.range)
+
+    parts = data_parallel_size(mesh)
+    batch_size = -(-batch_size // parts) * parts
+    whole = replicated(mesh)
+    params = place_abstract(factory.abstract_params(network, config), mesh)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch_size))
+    labels = jax.ShapeDtypeStruct((batch_size,), np.int32)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, params)
+    # The images come back whole on every device: every process can read all of them.
+    jitted = jax.jit(
+        generate, in_shardings=(shardings, whole, whole), out_shardings=whole
+    )
+    program = jitted.lower(params, keys, labels).compile()
+    return Generator(config, options, mesh, batch_size, program)
+
+
+def balanced_labels(num_images: int, num_classes: int) -> np.ndarray:
+    """0, 1, .., num_classes - 1, 0, 1, ..: every class as often; zeros without classes."""
+    return np.arange(num_images, dtype=np.int32) % max(num_classes, 1)

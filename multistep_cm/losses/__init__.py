@@ -1,0 +1,1 @@
+"""One file a training method, all with the signature of `losses.signature.Loss`."""

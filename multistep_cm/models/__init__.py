@@ -1,0 +1,1 @@
+"""The networks: linen modules that know no schedule, loss or mesh."""

@@ -1,0 +1,105 @@
+"""From the config keys `model.*` to a network."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from multistep_cm.models.trunk import REMAT_POLICIES, Trunk
+from multistep_cm.models.unet import ResNetAttentionBlock
+from multistep_cm.models.uvit import TransformerBlock
+
+ATTENTION_BLOCKS: Mapping[str, Callable[..., nn.Module]] = {
+    "unet": ResNetAttentionBlock,
+    "uvit": TransformerBlock,
+}
+"""The block of the levels with attention; the one thing that a model's name decides
+besides the position embedding."""
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def build_network(
+    model_config: Mapping[str, Any], image_channels: int, num_classes: int
+) -> Trunk:
+    """The linen module of `model.*`; call it as `trunk.Trunk.__call__` says.
+
+    num_classes = 0 makes an unconditional network. Check the config by `check_model`
+    first: here a wrong value is a KeyError or comes out as a wrong network.
+    """
+    model = model_config
+    return Trunk(
+        attention_block=ATTENTION_BLOCKS[model["name"]],
+        position_embedding=model["name"] == "uvit",
+        channels=tuple(model["channels"]),
+        blocks=tuple(model["blocks"]),
+        attention_resolutions=tuple(model["attention_resolutions"]),
+        head_dim=model["head_dim"],
+        mlp_ratio=model["mlp_ratio"],
+        condition_width=model["condition_width"],
+        dropout=model["dropout"],
+        dropout_resolutions=tuple(model["dropout_resolutions"]),
+        dtype=DTYPES[model["dtype"]],
+        remat=model["remat"],
+        scan_blocks=model["scan_blocks"],
+        image_channels=image_channels,
+        num_classes=num_classes,
+    )
+
+
+def check_model(model_config: Mapping[str, Any], image_size: int) -> None:
+    """Raise ValueError, in one sentence, for the first value that makes no network."""
+    model = model_config
+    _check_choice("model.name", model["name"], ATTENTION_BLOCKS)
+    _check_choice("model.dtype", model["dtype"], DTYPES)
+    _check_choice("model.remat", model["remat"], ("none", *REMAT_POLICIES))
+    for key in ("channels", "blocks"):
+        _check_whole(key, model[key])
+    for key in ("head_dim", "mlp_ratio", "condition_width"):
+        _check_whole(key, (model[key],))
+    channels, levels = model["channels"], len(model["channels"])
+    if len(model["blocks"]) != levels:
+        raise ValueError(
+            f"config keys model.channels and model.blocks have {levels} and "
+            f"{len(model['blocks'])} entries, expected as many of each: one for every "
+            "resolution"
+        )
+    if not 0 <= model["dropout"] < 1:
+        raise ValueError(
+            f"config key model.dropout is {model['dropout']}, expected in [0, 1)"
+        )
+    factor = 2 ** (levels - 1)
+    if image_size < factor or image_size % factor:
+        raise ValueError(
+            f"image size {image_size} is not divisible by {factor}, but model.channels "
+            f"has {levels} levels and each but the last halves the image"
+        )
+    for i, count in enumerate(channels):
+        size = image_size >> i
+        if size in model["attention_resolutions"] and count % model["head_dim"]:
+            raise ValueError(
+                f"config key model.head_dim is {model['head_dim']}, which does not "
+                f"divide the {count} channels of the attention level of size {size}"
+            )
+
+
+def _check_choice(key: str, value: Any, choices: Any) -> None:
+    if value not in choices:
+        raise ValueError(
+            f"config key {key} is {value!r}, expected one of: {', '.join(choices)}"
+        )
+
+
+def _check_whole(key: str, values: Any) -> None:
+    if not values or not all(isinstance(v, int) and v >= 1 for v in values):
+        raise ValueError(
+            f"config key model.{key} has {values}, expected whole numbers of at least 1"
+        )
+
+
+def count_parameters(tree: Any) -> int:
+    """Numbers in all leaves of a tree of arrays or shapes."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))

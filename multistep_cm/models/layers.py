@@ -1,0 +1,192 @@
+"""Parts that both networks share: embeddings, norms, FiLM, attention, resampling.
+
+Parameters are float32. Each module computes in its `dtype`; the time input, the
+embeddings, the statistics of norms and the softmax are float32 whatever it is.
+Module names are read by the sharding rules: of two matrices in a row, the second is
+called `out` or `down`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+TIME_SCALE = 1000.0
+TIME_WIDTH = 128
+"""Sines and cosines of t; the paper's parameter counts come out with 128."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockOptions:
+    """What a block needs to know of its level and of the network."""
+
+    channels: int
+    head_dim: int
+    mlp_ratio: int
+    dropout: float
+    dtype: DTypeLike
+    train: bool
+
+
+def sinusoidal_embedding(t: jax.Array, width: int) -> jax.Array:
+    """Sines, then cosines of 1000 t at width/2 frequencies from 1 down to 1e-4.
+
+    t: [batch] in [0, 1], any dtype; returns float32 [batch, width].
+    """
+    count = width // 2
+    exponents = jnp.arange(count, dtype=jnp.float32) / max(count - 1, 1)
+    frequencies = jnp.exp(-math.log(10_000.0) * exponents)
+    angles = TIME_SCALE * t.astype(jnp.float32)[:, None] * frequencies
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+class ConditionEmbedding(nn.Module):
+    """Time and class as one vector: MLP(sinusoids of t) + row of the class.
+
+    The table has num_classes + 1 rows; the last one means "no class". With
+    num_classes = 0 there is no table and `cond` is not read.
+    """
+
+    width: int
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, t: jax.Array, cond: Mapping[str, jax.Array]) -> jax.Array:
+        """t: [batch], cond["label"]: int32 [batch]; returns float32 [batch, width].
+
+        Raises ValueError when there are classes and cond has no "label".
+        """
+        x = sinusoidal_embedding(t, TIME_WIDTH)
+        x = nn.swish(nn.Dense(self.width, dtype=jnp.float32, name="time_in")(x))
+        x = nn.Dense(self.width, dtype=jnp.float32, name="time_out")(x)
+        if self.num_classes:
+            if "label" not in cond:
+                raise ValueError(
+                    f"the network has {self.num_classes} classes, but cond has no "
+                    f'"label"; pass {self.num_classes} for "no class"'
+                )
+            table = nn.Embed(
+                self.num_classes + 1,
+                self.width,
+                dtype=jnp.float32,
+                embedding_init=nn.initializers.normal(1.0),
+                name="label",
+            )
+            x = x + table(cond["label"])
+        return x
+
+
+def num_groups(channels: int) -> int:
+    """Groups of a group norm: at most 32, and at least 4 channels in each."""
+    most = max(1, min(32, channels // 4))
+    return max(groups for groups in range(1, most + 1) if channels % groups == 0)
+
+
+def group_norm(channels: int, dtype: DTypeLike, name: str) -> nn.GroupNorm:
+    """A group norm over space and groups of channels; float32 inside."""
+    return nn.GroupNorm(num_groups(channels), dtype=dtype, name=name)
+
+
+def layer_norm(dtype: DTypeLike, name: str) -> nn.LayerNorm:
+    """A norm over the channels of each position; float32 inside."""
+    return nn.LayerNorm(dtype=dtype, name=name)
+
+
+def conv3x3(
+    features: int, dtype: DTypeLike, name: str, zero_init: bool = False
+) -> nn.Conv:
+    """A 3x3 convolution that keeps the size."""
+    init = nn.initializers.zeros if zero_init else nn.initializers.lecun_normal()
+    return nn.Conv(features, (3, 3), dtype=dtype, kernel_init=init, name=name)
+
+
+def dense(
+    features: int, dtype: DTypeLike, name: str, zero_init: bool = False
+) -> nn.Dense:
+    """A matrix product over the last axis, with bias."""
+    init = nn.initializers.zeros if zero_init else nn.initializers.lecun_normal()
+    return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
+
+
+class FiLM(nn.Module):
+    """x (1 + scale) + shift, with scale and shift linear in the condition."""
+
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array, condition: jax.Array) -> jax.Array:
+        """x: [batch, height, width, channels], condition: [batch, width]."""
+        features = x.shape[-1]
+        scale = dense(features, self.dtype, "scale")(condition)[:, None, None]
+        shift = dense(features, self.dtype, "shift")(condition)[:, None, None]
+        return x * (1 + scale) + shift
+
+
+class SelfAttention(nn.Module):
+    """Norm, then attention of every position to all; queries and keys are normed.
+
+    The output projection starts at zero. Returns what is to be added to x.
+    """
+
+    head_dim: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [batch, height, width, channels], channels divisible by head_dim."""
+        batch, height, width, channels = x.shape
+        heads = (batch, height * width, channels // self.head_dim, self.head_dim)
+        h = layer_norm(self.dtype, "norm")(x)
+        query, key, value = (
+            dense(channels, self.dtype, name)(h).reshape(heads)
+            for name in ("query", "key", "value")
+        )
+        query = nn.RMSNorm(dtype=self.dtype, name="query_norm")(query)
+        key = nn.RMSNorm(dtype=self.dtype, name="key_norm")(key)
+        h = jax.nn.dot_product_attention(query, key, value, implementation="xla")
+        return dense(channels, self.dtype, "out", zero_init=True)(h.reshape(x.shape))
+
+
+class ResNetBlock(nn.Module):
+    """Norm, swish, convolution; norm, FiLM, swish, dropout, zero-init convolution.
+
+    A skip enters as (norm(x) + norm(skip)) / sqrt(2) (paper, section on U-ViT).
+    """
+
+    options: BlockOptions
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, condition: jax.Array, skip: jax.Array | None
+    ) -> jax.Array:
+        """x, skip: [batch, height, width, channels]; returns the same shape."""
+        o = self.options
+        h = group_norm(o.channels, o.dtype, "norm_in")(x)
+        if skip is not None:
+            normed_skip = group_norm(o.channels, o.dtype, "norm_skip")(skip)
+            h = (h + normed_skip) * math.sqrt(0.5)
+        h = conv3x3(o.channels, o.dtype, "conv_in")(nn.swish(h))
+        h = group_norm(o.channels, o.dtype, "norm_out")(h)
+        h = nn.swish(FiLM(o.dtype, name="film")(h, condition))
+        h = nn.Dropout(o.dropout, deterministic=not o.train)(h)
+        return x + conv3x3(o.channels, o.dtype, "out", zero_init=True)(h)
+
+
+def average_pool(x: jax.Array) -> jax.Array:
+    """Means of 2x2 squares: [batch, 2h, 2w, c] to [batch, h, w, c]."""
+    batch, height, width, channels = x.shape
+    squares = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    return squares.mean((2, 4))
+
+
+def upsample_nearest(x: jax.Array) -> jax.Array:
+    """Every value four times: [batch, h, w, c] to [batch, 2h, 2w, c]."""
+    batch, height, width, channels = x.shape
+    squares = jnp.broadcast_to(
+        x[:, :, None, :, None], (batch, height, 2, width, 2, channels)
+    )
+    return squares.reshape(batch, 2 * height, 2 * width, channels)

@@ -1,0 +1,164 @@
+"""The shape that UNet and U-ViT share: levels down, a middle, levels up with skips.
+
+Level i works at 1/2**i of the image's size with channels[i] channels. Going down, every
+block leaves a skip; going up, the block with the same index takes it. The last level
+is the middle and has no skips. Levels are joined by a 2x2 average pool down and nearest
+neighbours up, with a matrix for the change of channels at the smaller size.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from multistep_cm.models import layers
+
+REMAT_POLICIES: Mapping[str, Any] = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+"""What a rematerialised block keeps for its backward pass: nothing but its input, or
+also the results of its matrix products with weights (convolutions are not kept)."""
+
+Direction = Literal["down", "middle", "up"]
+Skips = Any  # one array with a leading axis (scanned), or a tuple of arrays
+
+
+class Level(nn.Module):
+    """Equal blocks one after another, as a scan over stacked parameters or unrolled.
+
+    The blocks of an upward level run from the last to the first.
+    """
+
+    make_block: Callable[..., nn.Module]
+    count: int
+    direction: Direction
+    remat: str
+    scan: bool
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, condition: jax.Array, skips: Skips = None
+    ) -> tuple[jax.Array, Skips]:
+        """Returns x after all blocks, and the skips when the direction is down."""
+        is_up = self.direction == "up"
+
+        def body(
+            block: nn.Module, x: jax.Array, condition: jax.Array, skip: Any
+        ) -> tuple[jax.Array, jax.Array | None]:
+            x = block(x, condition, skip)
+            return x, x if self.direction == "down" else None
+
+        if self.remat != "none":
+            policy = REMAT_POLICIES[self.remat]
+            body = nn.remat(body, policy=policy, prevent_cse=not self.scan)
+        if self.scan:
+            scanned = nn.scan(
+                body,
+                variable_axes={"params": 0},
+                split_rngs={"params": True, "dropout": True},
+                in_axes=(nn.broadcast, 0 if is_up else nn.broadcast),
+                length=self.count,
+                reverse=is_up,
+            )
+            return scanned(self.make_block(name="blocks"), x, condition, skips)
+        outputs = []
+        for j in reversed(range(self.count)) if is_up else range(self.count):
+            block = self.make_block(name=f"block_{j}")
+            x, output = body(block, x, condition, skips[j] if is_up else None)
+            outputs.append(output)
+        return x, tuple(outputs) if self.direction == "down" else None
+
+
+class Trunk(nn.Module):
+    """A network from (z_t, t, cond) to a prediction in the shape of z_t.
+
+    `attention_block` is the block of the levels whose feature maps have a size in
+    `attention_resolutions`; the others have ResNet blocks. `dropout_resolutions` limits
+    dropout to such sizes; empty means everywhere.
+    """
+
+    attention_block: Callable[..., nn.Module]
+    position_embedding: bool
+    channels: tuple[int, ...]
+    blocks: tuple[int, ...]
+    attention_resolutions: tuple[int, ...]
+    head_dim: int
+    mlp_ratio: int
+    condition_width: int
+    dropout: float
+    dropout_resolutions: tuple[int, ...]
+    dtype: DTypeLike
+    remat: str
+    scan_blocks: bool
+    image_channels: int
+    num_classes: int
+
+    @nn.compact
+    def __call__(
+        self,
+        z_t: jax.Array,
+        t: jax.Array,
+        cond: Mapping[str, jax.Array],
+        train: bool = False,
+    ) -> jax.Array:
+        """Predict from noisy images.
+
+        z_t: [batch, size, size, image_channels], size divisible by 2**(levels - 1);
+        t: [batch] in [0, 1]; cond: {"label": int32 [batch]} or {} (see
+        `layers.ConditionEmbedding`). Dropout acts when train is True and needs the rng
+        "dropout". Returns float32 in the shape of z_t, zero at initialisation.
+        """
+        embed = layers.ConditionEmbedding(
+            self.condition_width, self.num_classes, name="condition"
+        )
+        condition = nn.swish(embed(t, cond))
+        last = len(self.channels) - 1
+        x = z_t.astype(self.dtype)
+        x = layers.conv3x3(self.channels[0], self.dtype, "conv_in")(x)
+        kept = []
+        for i in range(last):
+            x, skips = self._level(i, "down", x.shape[1], train)(x, condition)
+            kept.append(skips)
+            x = layers.average_pool(x)
+            x = layers.dense(self.channels[i + 1], self.dtype, f"widen_{i}")(x)
+        if self.position_embedding:
+            init = nn.initializers.normal(0.02)
+            x = x + self.param("position", init, x.shape[1:]).astype(self.dtype)
+        x, _ = self._level(last, "middle", x.shape[1], train)(x, condition)
+        for i in reversed(range(last)):
+            x = layers.dense(self.channels[i], self.dtype, f"narrow_{i}")(x)
+            x = layers.upsample_nearest(x)
+            x, _ = self._level(i, "up", x.shape[1], train)(x, condition, kept[i])
+        x = layers.group_norm(self.channels[0], jnp.float32, "norm_out")(x)
+        out = layers.conv3x3(self.image_channels, jnp.float32, "out", zero_init=True)
+        return out(nn.swish(x))
+
+    def _level(self, i: int, direction: Direction, size: int, train: bool) -> Level:
+        """Level i for feature maps of this size."""
+        has_dropout = not self.dropout_resolutions or size in self.dropout_resolutions
+        options = layers.BlockOptions(
+            channels=self.channels[i],
+            head_dim=self.head_dim,
+            mlp_ratio=self.mlp_ratio,
+            dropout=self.dropout if has_dropout else 0.0,
+            dtype=self.dtype,
+            train=train,
+        )
+        has_attention = size in self.attention_resolutions
+        block = self.attention_block if has_attention else layers.ResNetBlock
+
+        def make_block(name: str) -> nn.Module:
+            return block(options, name=name)
+
+        return Level(
+            make_block,
+            self.blocks[i],
+            direction,
+            self.remat,
+            self.scan_blocks,
+            name=f"level_{i}" if direction == "middle" else f"level_{i}_{direction}",
+        )

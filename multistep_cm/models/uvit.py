@@ -1,0 +1,43 @@
+"""The U-ViT's attention levels: transformer blocks (paper section 5, from simple
+diffusion, arXiv 2301.11093)."""
+
+import flax.linen as nn
+import jax
+
+from multistep_cm.models import layers
+
+
+class MLP(nn.Module):
+    """Norm, Dense, swish, FiLM on the hidden layer, dropout, zero-init Dense.
+
+    Returns what is to be added to x.
+    """
+
+    options: layers.BlockOptions
+
+    @nn.compact
+    def __call__(self, x: jax.Array, condition: jax.Array) -> jax.Array:
+        """x: [batch, height, width, channels]; returns the same shape."""
+        o = self.options
+        h = layers.layer_norm(o.dtype, "norm")(x)
+        h = layers.dense(o.mlp_ratio * o.channels, o.dtype, "up")(h)
+        h = layers.FiLM(o.dtype, name="film")(nn.swish(h), condition)
+        h = nn.Dropout(o.dropout, deterministic=not o.train)(h)
+        return layers.dense(o.channels, o.dtype, "down", zero_init=True)(h)
+
+
+class TransformerBlock(nn.Module):
+    """x += skip; x += MLP; x += attention."""
+
+    options: layers.BlockOptions
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, condition: jax.Array, skip: jax.Array | None
+    ) -> jax.Array:
+        """x, skip: [batch, height, width, channels]; returns the same shape."""
+        o = self.options
+        if skip is not None:
+            x = x + skip
+        x = x + MLP(o, name="mlp")(x, condition)
+        return x + layers.SelfAttention(o.head_dim, o.dtype, name="attention")(x)

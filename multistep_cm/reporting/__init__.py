@@ -1,0 +1,1 @@
+"""What people look at: picture grids, metric files, progress lines."""

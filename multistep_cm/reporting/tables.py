@@ -1,0 +1,33 @@
+"""Result rows as a text table."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+COLUMNS: Mapping[str, tuple[str, str]] = {
+    "method": ("method", "{}"),
+    "steps": ("steps", "{}"),
+    "network_calls": ("network calls", "{}"),
+    "frechet_distance": ("Fréchet distance", "{:.4f}"),
+    "pixel_frechet_distance": ("in pixels", "{:.4f}"),
+    "class_accuracy": ("class accuracy", "{:.1%}"),
+    "variance_ratio": ("variance ratio", "{:.3f}"),
+    "images_per_second": ("images/s", "{:,.0f}"),
+}
+"""Key of a row to the heading and the format of its column."""
+
+
+def format_rows(rows: Sequence[Mapping[str, Any]], floor: float) -> str:
+    """A Markdown table of result rows, with the floor of the distance below it."""
+    lines = [[heading for heading, _ in COLUMNS.values()]]
+    for row in rows:
+        lines.append(
+            [
+                "" if row.get(key) is None else form.format(row[key])
+                for key, (_, form) in COLUMNS.items()
+            ]
+        )
+    widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
+    text = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines]
+    text.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    text.append(f"floor (real images against real images): {floor:.4f}")
+    return "\n".join(text)

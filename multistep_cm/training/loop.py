@@ -1,0 +1,187 @@
+"""The train loop: the only room with clocks, signals and files.
+
+Each round saves first, then takes data, then steps, so that what a checkpoint holds is
+exactly the state before the next batch. Metrics are fetched one interval late, so the
+host never waits for the device except to save.
+"""
+
+import collections
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from multistep_cm.checkpoints import Checkpoints
+from multistep_cm.data.pipeline import DataIterator
+from multistep_cm.errors import UserError
+from multistep_cm.losses.signature import Params
+from multistep_cm.reporting.metrics import Writer, open_writer
+from multistep_cm.reporting.progress import Progress, progress
+from multistep_cm.sharding.distributed import is_main_process, say, stop_requests
+from multistep_cm.training import setup
+from multistep_cm.training.methods import METHODS
+from multistep_cm.training.optimizer import make_learning_rate
+from multistep_cm.training.preview import Preview
+from multistep_cm.training.state import TrainState
+from multistep_cm.training.step import StepMetrics
+
+class TrainingDivergedError(UserError):
+    """Loss or gradient was not finite."""
+
+
+def train(config: ConfigDict, workdir: Path) -> bool:
+    """Train what the config says, going on from the newest checkpoint in `workdir`.
+
+    Returns whether the run is finished: False means that SIGTERM came, the state was
+    saved and the same command continues.
+
+    Raises UserError before any compilation for what can be known to be wrong, and
+    TrainingDivergedError when loss or gradient is not finite.
+    """
+    with stop_requests() as stop_requested:
+        mesh = setup.check_run(config, workdir)
+        with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
+            frozen = setup.load_frozen(config, mesh)
+            restored = setup.restore_state(checkpoints, config, mesh)
+            data = setup.open_data(config, mesh)
+            if restored is None:
+                state = setup.init_state(config, mesh, frozen)
+            else:
+                state, data_state = restored
+                data.restore(data_state)
+                say(f"resumed {workdir} at step {int(state.step)}")
+            start = int(state.step)
+            if not METHODS[config.method].needs_teacher:
+                frozen = {}
+            writer = open_writer(workdir, start if restored else None, is_main_process())
+            run = Run(config, mesh, checkpoints, data, writer, stop_requested)
+            preview = Preview(config, workdir, mesh, writer)
+            try:
+                return run.steps(state, start, frozen, preview)
+            finally:
+                data.close()
+                writer.close()
+
+
+class Run:
+    """One pass through the loop, from `start` to the last step or a stop request."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        mesh: Mesh,
+        checkpoints: Checkpoints,
+        data: DataIterator,
+        writer: Writer,
+        stop_requested: Callable[[], bool],
+    ) -> None:
+        self.config = config
+        self.mesh = mesh
+        self.checkpoints = checkpoints
+        self.data = data
+        self.writer = writer
+        self.stop_requested = stop_requested
+        self.learning_rate = make_learning_rate(config.training)
+        # Calls whose metrics the host has not looked at: (last step, metrics).
+        self.pending: collections.deque[tuple[int, StepMetrics]] = collections.deque()
+
+    def steps(
+        self,
+        state: TrainState,
+        start: int,
+        frozen: dict[str, Params],
+        preview: Preview,
+    ) -> bool:
+        """Run the loop; whether the last step was reached."""
+        training = self.config.training
+        every, last = self.config.checkpoint.every_steps, training.num_steps
+        if start >= last:
+            say(f"nothing to train: step {start} of {last} is done")
+            return True
+        say("compiling the train step ..")
+        compiled = setup.build_step(self.config, self.mesh, frozen)
+        step = start
+        with progress(
+            self.config.method, last, done=start, enabled=is_main_process()
+        ) as bar:
+            while True:
+                stop = step == last or self.stop_requested()
+                if stop or step % every == 0:
+                    self._save(step, state, bar)
+                if stop:
+                    break
+                batch = next(self.data)
+                state, metrics = compiled(state, batch, frozen)
+                step += training.steps_per_call
+                self.pending.append((step, metrics))
+                bar.advance(
+                    training.steps_per_call,
+                    training.steps_per_call * training.batch_size,
+                )
+                if step % training.log_every == 0:
+                    self._fetch(step - training.log_every, bar)
+                if preview.is_due(step):
+                    preview.draw(step, state)
+        self.checkpoints.wait()
+        if step < last:
+            say(f"stopped by SIGTERM at step {step}: saved; the same command continues")
+            return False
+        return True
+
+    def _save(self, step: int, state: TrainState, bar: Progress) -> None:
+        # Everything up to here must be known to be finite before it is kept.
+        self._fetch(step, bar)
+        self.checkpoints.save(
+            step, setup.split_state(state), self.data.state(), self.config.to_dict()
+        )
+
+    def _fetch(self, up_to: int, bar: Progress) -> None:
+        """Look at the metrics of the calls up to this step, check and write them."""
+        rows = []
+        while self.pending and self.pending[0][0] <= up_to:
+            step, metrics = self.pending.popleft()
+            rows.append((step, jax.device_get(metrics)))
+        if not rows:
+            return
+        for step, metrics in rows:
+            self._check_finite(step, metrics)
+        values = _mean_metrics([metrics for _, metrics in rows])
+        step = rows[-1][0]
+        values["learning_rate"] = float(self.learning_rate(step - 1))
+        if bar.images_per_second:
+            values["images_per_second"] = bar.images_per_second
+        self.writer.scalars(step, values)
+        bar.advance(0, 0, loss=values["loss"])
+
+    def _check_finite(self, step: int, metrics: StepMetrics) -> None:
+        per_call = self.config.training.steps_per_call
+        sound = np.isfinite(metrics["loss"]) & np.isfinite(metrics["grad_norm"])
+        if np.all(sound):
+            return
+        first = step - per_call + int(np.argmin(np.atleast_1d(sound))) + 1
+        self.checkpoints.wait()
+        raise TrainingDivergedError(
+            f"loss or gradient norm is not finite at step {first}; the last good "
+            f"checkpoint is of step {self.checkpoints.latest_step()} in "
+            f"{self.checkpoints.directory}: lower training.learning_rate or raise "
+            "training.warmup_steps"
+        )
+
+
+def _mean_metrics(rows: list[StepMetrics]) -> dict[str, float]:
+    """Means over calls and steps; each time bin over the examples that fell into it."""
+    total = {
+        name: np.concatenate([np.atleast_1d(row[name]) for row in rows])
+        for name in ("loss", "grad_norm")
+    }
+    values = {name: float(np.mean(array)) for name, array in total.items()}
+    bins = rows[0]["bin_loss"].shape[-1]
+    sums = sum(row["bin_loss"].reshape(-1, bins).sum(0) for row in rows)
+    counts = sum(row["bin_count"].reshape(-1, bins).sum(0) for row in rows)
+    for index in np.flatnonzero(counts):
+        name = f"loss_t/{index / bins:.3f}_to_{(index + 1) / bins:.3f}"
+        values[name] = float(sums[index] / counts[index])
+    return values

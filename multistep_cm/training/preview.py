@@ -1,0 +1,57 @@
+"""Sample grids while a run trains: averaged and raw weights from the same noise."""
+
+from pathlib import Path
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from multistep_cm.generation import (
+    Generator,
+    balanced_labels,
+    compile_generator,
+    sampling_options,
+)
+from multistep_cm.reporting.grids import image_grid, save_png
+from multistep_cm.reporting.metrics import Writer
+from multistep_cm.sharding.distributed import is_main_process
+from multistep_cm.training.state import TrainState
+
+
+class Preview:
+    """Draws `samples/STEP.png`; compiles its sampler when first needed."""
+
+    def __init__(
+        self, config: ConfigDict, workdir: Path, mesh: Mesh, writer: Writer
+    ) -> None:
+        self.config = config
+        self.folder = workdir / "samples"
+        self.mesh = mesh
+        self.writer = writer
+        self._generator: Generator | None = None
+
+    def is_due(self, step: int) -> bool:
+        """After the last step, and every `sampling.every_steps`."""
+        sampling = self.config.sampling
+        if not sampling.num_previews:
+            return False
+        last = step == self.config.training.num_steps
+        return last or bool(sampling.every_steps and step % sampling.every_steps == 0)
+
+    def draw(self, step: int, state: TrainState) -> None:
+        """Sample both weights; every process samples, the main one writes."""
+        number = self.config.sampling.num_previews
+        labels = balanced_labels(number, self.config.data.num_classes)
+        if self._generator is None:
+            options = sampling_options(self.config)
+            self._generator = compile_generator(
+                self.config, options, self.mesh, number
+            )
+        averaged = self._generator(state.ema, labels, seed=0)
+        raw = self._generator(state.params, labels, seed=0)
+        if not is_main_process():
+            return
+        self.folder.mkdir(exist_ok=True)
+        grid = image_grid(averaged, columns=10)
+        save_png(self.folder / f"{step}.png", grid)
+        pictures = {"samples/ema": grid, "samples/raw": image_grid(raw, columns=10)}
+        self.writer.images(step, pictures)

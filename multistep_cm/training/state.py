@@ -1,0 +1,36 @@
+"""The train state: arrays only."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from multistep_cm.losses.signature import Params
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything that a step changes.
+
+    Attributes:
+        step: int32 scalar, the number of optimizer steps taken.
+        params: float32 network parameters.
+        ema: their moving average, which samples and teaches.
+        optimizer: optax state.
+    """
+
+    step: jax.Array
+    params: Params
+    ema: Params
+    optimizer: Any
+
+
+def make_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state at step 0. Run it inside `jit`, so that no two leaves share memory."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=jax.tree.map(jnp.copy, params),
+        ema=jax.tree.map(jnp.copy, params),
+        optimizer=optimizer.init(params),
+    )

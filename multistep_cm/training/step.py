@@ -1,0 +1,176 @@
+"""One optimizer step, and several in one dispatch, as one compiled graph.
+
+A step draws times and noise, runs teacher and student, differentiates, accumulates,
+clips, updates parameters and their average and counts its metrics. Random numbers come
+from `fold_in(seed, step)` and one key per example, so they depend neither on the mesh
+nor on how the batch is cut.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from multistep_cm.losses.signature import Batch, Loss, Metrics, Params
+from multistep_cm.sharding.mesh import batch_sharding, replicated
+from multistep_cm.training.ema import ema_decay, update_ema
+from multistep_cm.training.state import TrainState
+
+RawBatch: TypeAlias = Mapping[str, jax.Array]
+"""`{"image": uint8 [batch, height, width, channels], "label": int32 [batch]}`."""
+
+StepMetrics: TypeAlias = dict[str, jax.Array]
+"""loss, grad_norm, ema_decay: float32 scalars; bin_loss, bin_count: [time_bins]."""
+
+TrainStep: TypeAlias = Callable[
+    [TrainState, RawBatch, Any], tuple[TrainState, StepMetrics]
+]
+
+
+def scale_images(images: jax.Array, limits: tuple[float, float]) -> jax.Array:
+    """uint8 0..255 to float32 low..high."""
+    low, high = limits
+    return low + images.astype(jnp.float32) * ((high - low) / 255.0)
+
+
+def unscale_images(images: jax.Array, limits: tuple[float, float]) -> jax.Array:
+    """Float low..high to uint8 0..255: clipped, then rounded."""
+    low, high = limits
+    unit = jnp.clip((images - low) / (high - low), 0.0, 1.0)
+    return jnp.round(unit * 255.0).astype(jnp.uint8)
+
+
+def make_train_step(
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    config: ConfigDict,
+    mesh: Mesh,
+) -> TrainStep:
+    """`(state, batch, frozen) -> (state, metrics)`, to be compiled by `compile_step`.
+
+    With `training.steps_per_call` above 1 the batch has a leading axis of that size and
+    so has every metric; the steps run in one scan.
+    """
+    training = config.training
+    sharding = batch_sharding(mesh)
+
+    def one_step(
+        state: TrainState, raw: RawBatch, frozen: Params
+    ) -> tuple[TrainState, StepMetrics]:
+        step_key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        batch_size = raw["image"].shape[0]
+        keys = jax.random.split(step_key, batch_size)
+        keys = jax.lax.with_sharding_constraint(keys, sharding)
+        batch, keys = _prepare(raw, keys, config)
+        gradients, metrics = _accumulate(
+            loss, training.accumulation, state, batch, keys, frozen
+        )
+        updates, optimizer_state = optimizer.update(
+            gradients, state.optimizer, state.params
+        )
+        params = optax.apply_updates(state.params, updates)
+        decay = ema_decay(state.step, training.ema_decay)
+        new_state = TrainState(
+            step=state.step + 1,
+            params=params,
+            ema=update_ema(state.ema, params, decay),
+            optimizer=optimizer_state,
+        )
+        summary = _summarize(metrics, training.time_bins)
+        summary["grad_norm"] = optax.global_norm(gradients)
+        return new_state, summary
+
+    def train_step(
+        state: TrainState, raw: RawBatch, frozen: Params
+    ) -> tuple[TrainState, StepMetrics]:
+        if training.steps_per_call == 1:
+            return one_step(state, raw, frozen)
+        return jax.lax.scan(
+            lambda carry, batch: one_step(carry, batch, frozen), state, raw
+        )
+
+    return train_step
+
+
+def compile_step(
+    train_step: TrainStep,
+    state: TrainState,
+    raw: RawBatch,
+    frozen: Params,
+    mesh: Mesh,
+) -> jax.stages.Compiled:
+    """Compile once for these shapes and shardings; the state is donated, frozen never.
+
+    All arguments may be `jax.ShapeDtypeStruct` with shardings; the metrics come back
+    replicated.
+    """
+    sharding_of = lambda tree: jax.tree.map(lambda leaf: leaf.sharding, tree)  # noqa: E731
+    jitted = jax.jit(
+        train_step,
+        in_shardings=(sharding_of(state), sharding_of(raw), sharding_of(frozen)),
+        out_shardings=(sharding_of(state), replicated(mesh)),
+        donate_argnums=0,
+    )
+    return jitted.lower(state, raw, frozen).compile()
+
+
+def _prepare(
+    raw: RawBatch, keys: jax.Array, config: ConfigDict
+) -> tuple[Batch, jax.Array]:
+    """Images to their range, labels dropped now and then; fresh keys for the loss."""
+    image = scale_images(raw["image"], config.data.range)
+    cond = {}
+    if config.data.num_classes:
+        label_keys, keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+        drop = jax.vmap(jax.random.uniform)(label_keys) < config.training.label_dropout
+        cond["label"] = jnp.where(drop, config.data.num_classes, raw["label"])
+    return {"image": image, "cond": cond}, keys
+
+
+def _accumulate(
+    loss: Loss,
+    num_microbatches: int,
+    state: TrainState,
+    batch: Batch,
+    keys: jax.Array,
+    frozen: Params,
+) -> tuple[Params, Metrics]:
+    """The mean gradient over the batch, one microbatch in memory at a time."""
+
+    def gradient(part: tuple[Batch, jax.Array]) -> tuple[Params, Metrics]:
+        return jax.grad(loss, has_aux=True)(state.params, *part, state.step, frozen)
+
+    if num_microbatches == 1:
+        return gradient((batch, keys))
+
+    def cut(leaf: jax.Array) -> jax.Array:
+        # Example i goes to microbatch i mod n, so that every device keeps its own.
+        rest = leaf.shape[1:]
+        return leaf.reshape(-1, num_microbatches, *rest).swapaxes(0, 1)
+
+    def add(
+        total: Params, part: tuple[Batch, jax.Array]
+    ) -> tuple[Params, Metrics]:
+        gradients, metrics = gradient(part)
+        share = jax.tree.map(lambda leaf: leaf / num_microbatches, gradients)
+        return jax.tree.map(jnp.add, total, share), metrics
+
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    gradients, metrics = jax.lax.scan(add, zeros, jax.tree.map(cut, (batch, keys)))
+    return gradients, jax.tree.map(jnp.ravel, metrics)
+
+
+def _summarize(metrics: Metrics, num_bins: int) -> StepMetrics:
+    """The mean loss, and its sum and count in equal bins of t."""
+    losses, t = metrics["loss"], metrics["t"]
+    index = jnp.minimum((t * num_bins).astype(jnp.int32), num_bins - 1)
+    member = index[:, None] == jnp.arange(num_bins)
+    return {
+        "loss": jnp.mean(losses),
+        "bin_loss": jnp.sum(jnp.where(member, losses[:, None], 0.0), axis=0),
+        "bin_count": jnp.sum(member, axis=0, dtype=jnp.float32),
+    }

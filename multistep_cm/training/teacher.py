@@ -1,0 +1,67 @@
+"""A student's teacher: the averaged weights of a finished run."""
+
+from pathlib import Path
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from multistep_cm import config as configs
+from multistep_cm import factory
+from multistep_cm.checkpoints import Checkpoints
+from multistep_cm.errors import UserError
+from multistep_cm.losses.signature import Params
+from multistep_cm.sharding.rules import place_abstract
+from multistep_cm.workdir import read_config
+
+SAME_AS_STUDENT = (
+    "data.channels",
+    "data.image_size",
+    "data.num_classes",
+    "data.range",
+    "diffusion.",
+    "model.",
+)
+"""Teacher and student are one function of one process: these keys must agree."""
+
+MAY_DIFFER = ("model.dropout", "model.dtype", "model.remat")
+"""Of those, the ones that change how a network is trained, not which network it is."""
+
+
+def check_teacher(config: ConfigDict) -> None:
+    """Raise UserError unless `teacher.workdir` holds a run that can teach this one.
+
+    Missing, without checkpoint, or of another architecture, schedule or image size
+    (naming what differs).
+    """
+    workdir = Path(config.teacher.workdir)
+    try:
+        teacher = read_config(workdir)
+    except UserError as error:
+        raise UserError(f"config key teacher.workdir: {error}") from error
+    others = [key for key in configs.flatten(config) if not key.startswith(SAME_AS_STUDENT)]
+    changed = configs.differences(teacher, config, (*others, *MAY_DIFFER))
+    if changed:
+        raise UserError(
+            f"config key teacher.workdir: the teacher in {workdir} is another network "
+            f"or process than this student (teacher -> student: {'; '.join(changed)})"
+        )
+    checkpoints = workdir / "checkpoints"
+    if not checkpoints.is_dir() or not any(checkpoints.iterdir()):
+        raise UserError(
+            f"config key teacher.workdir: {workdir} holds no checkpoint: train it first"
+        )
+
+
+def load_ema(workdir: Path, config: ConfigDict, mesh: Mesh) -> tuple[int, Params]:
+    """The newest good step of a workdir and its averaged parameters, over the mesh.
+
+    `config` describes the network. Raises UserError when there is no such checkpoint.
+    """
+    network = factory.make_network(config)
+    like = place_abstract(factory.abstract_params(network, config), mesh)
+    with Checkpoints(workdir) as checkpoints:
+        found = checkpoints.restore({"ema": like})
+    if found is None:
+        raise UserError(f"{workdir} holds no checkpoint: train it first")
+    step, trees, _ = found
+    return step, trees["ema"]

@@ -1,0 +1,166 @@
+"""What a config must satisfy before anything is compiled or downloaded."""
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from ml_collections import ConfigDict
+
+from multistep_cm.config import flatten
+from multistep_cm.diffusion import samplers, weighting
+from multistep_cm.diffusion.parameterization import Prediction
+from multistep_cm.errors import UserError
+from multistep_cm.losses.consistency import Hop
+from multistep_cm.models.build import check_model
+from multistep_cm.training.methods import METHODS
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "method": tuple(METHODS),
+    "data.resize": ("area", "bilinear", "bicubic"),
+    "diffusion.schedule": ("cosine", "shifted_cosine", "interpolated_cosine"),
+    "diffusion.prediction": get_args(Prediction),
+    "consistency.hop": get_args(Hop),
+    "consistency.weight": get_args(weighting.Weight),
+    "consistency.norm": get_args(weighting.Norm),
+    "training.decay": ("cosine", "linear", "constant"),
+    "sampling.method": get_args(samplers.Method),
+}
+
+POSITIVE = (
+    "data.image_size",
+    "data.channels",
+    "data.num_threads",
+    "data.prefetch",
+    "diffusion.noise_low",
+    "diffusion.noise_high",
+    "consistency.teacher_steps_start",
+    "consistency.teacher_steps_end",
+    "consistency.huber_epsilon",
+    "training.num_steps",
+    "training.batch_size",
+    "training.learning_rate",
+    "training.clip_norm",
+    "training.accumulation",
+    "training.steps_per_call",
+    "training.log_every",
+    "training.time_bins",
+    "checkpoint.every_steps",
+    "checkpoint.keep",
+    "sampling.num_steps",
+    "evaluation.num_images",
+    "evaluation.batch_size",
+)
+
+NOT_NEGATIVE = (
+    "data.num_classes",
+    "consistency.anneal_steps",
+    "consistency.eta",
+    "consistency.multiscale",
+    "training.warmup_steps",
+    "sampling.every_steps",
+    "sampling.num_previews",
+)
+
+FRACTIONS = (
+    "model.dropout",
+    "training.beta1",
+    "training.beta2",
+    "training.ema_decay",
+    "training.label_dropout",
+)
+
+
+def validate(config: ConfigDict) -> None:
+    """Raise UserError for the first thing in the config that cannot be meant.
+
+    Knows nothing of devices, datasets or workdirs; those have checks of their own.
+    """
+    flat = flatten(config)
+    for key, choices in CHOICES.items():
+        if flat[key] not in choices:
+            expected = ", ".join(choices)
+            raise UserError(f"config key {key} is {flat[key]!r}, expected: {expected}")
+    _check_range(flat, POSITIVE, "above 0", lambda value: value > 0)
+    _check_range(flat, NOT_NEGATIVE, "at least 0", lambda value: value >= 0)
+    _check_range(flat, FRACTIONS, "in [0, 1)", lambda value: 0 <= value < 1)
+    if len(config.data.range) != 2 or config.data.range[0] >= config.data.range[1]:
+        raise UserError(
+            f"config key data.range is {config.data.range}, expected (low, high)"
+        )
+    _check_steps(config)
+    if config.method in ("cd", "ct"):
+        _check_consistency(config)
+    try:
+        check_model(config.model, config.data.image_size)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _check_range(
+    flat: Mapping[str, Any], keys: tuple[str, ...], expected: str, holds: Any
+) -> None:
+    for key in keys:
+        if not holds(flat[key]):
+            raise UserError(f"config key {key} is {flat[key]}, expected {expected}")
+
+
+def _check_steps(config: ConfigDict) -> None:
+    """Everything that happens every so many steps must fall on whole calls."""
+    training, per_call = config.training, config.training.steps_per_call
+    for key, every in (
+        ("training.num_steps", training.num_steps),
+        ("training.log_every", training.log_every),
+        ("checkpoint.every_steps", config.checkpoint.every_steps),
+        ("sampling.every_steps", config.sampling.every_steps),
+    ):
+        if every % per_call:
+            raise UserError(
+                f"config key {key} is {every}, expected a multiple of "
+                f"training.steps_per_call = {per_call}"
+            )
+
+
+def _check_consistency(config: ConfigDict) -> None:
+    consistency = config.consistency
+    student_steps = consistency.student_steps
+    smallest = min(consistency.teacher_steps_start, consistency.teacher_steps_end)
+    if student_steps < 1:
+        raise UserError(
+            f"config key consistency.student_steps is {student_steps}, expected at "
+            "least 1"
+        )
+    if student_steps > smallest:
+        raise UserError(
+            f"config key consistency.student_steps is {student_steps}, more than the "
+            f"{smallest:g} steps of the teacher's grid "
+            "(consistency.teacher_steps_start and _end): lower one or raise the other"
+        )
+    size, pools = config.data.image_size, consistency.multiscale
+    if size % 2**pools:
+        raise UserError(
+            f"config key consistency.multiscale is {pools}, but data.image_size = "
+            f"{size} cannot be halved that often"
+        )
+    if config.method == "cd" and not config.teacher.workdir:
+        raise UserError(
+            "config key teacher.workdir is empty, but method cd needs a trained "
+            "teacher: pass --config.teacher.workdir=DIR"
+        )
+
+
+def check_batch(config: ConfigDict, data_parallel: int, num_processes: int) -> None:
+    """The global batch must divide over devices, microbatches and processes.
+
+    Raises UserError naming both numbers.
+    """
+    batch_size, parts = config.training.batch_size, config.training.accumulation
+    if batch_size % (data_parallel * parts):
+        raise UserError(
+            f"config key training.batch_size is {batch_size}, not divisible by "
+            f"{data_parallel} data-parallel devices x {parts} microbatches "
+            f"(training.accumulation) = {data_parallel * parts}"
+        )
+    if batch_size % num_processes:
+        raise UserError(
+            f"config key training.batch_size is {batch_size}, not divisible by "
+            f"{num_processes} processes"
+        )

@@ -1,0 +1,77 @@
+"""A run's folder: its config, and whether a run may go on in it."""
+
+import os
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from multistep_cm import config as configs
+from multistep_cm.errors import UserError
+
+CONFIG_NAME = "config.json"
+
+MAY_CHANGE = (
+    "checkpoint.",
+    "data.cache",
+    "data.directory",
+    "data.num_threads",
+    "data.prefetch",
+    "evaluation.",
+    "mesh.",
+    "model.remat",
+    "sampling.",
+    "teacher.workdir",
+    "training.log_every",
+    "training.steps_per_call",
+)
+"""Keys that a resumed run may change: they alter no trained number."""
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """The config of the run in `workdir`; UserError when there is none."""
+    path = workdir / CONFIG_NAME
+    if not workdir.is_dir():
+        raise UserError(f"workdir {workdir} does not exist: train a run into it first")
+    try:
+        text = path.read_text()
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{workdir} is no workdir: it holds no {CONFIG_NAME}; train a run into it"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    return configs.from_json(text, str(path))
+
+
+def open_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Make `workdir` this run's: created if absent, its config written or compared.
+
+    Raises UserError when it cannot be written, or when it holds a run whose config
+    differs in anything but `MAY_CHANGE` (naming what differs).
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"workdir {workdir} cannot be made: {error.strerror}"
+        ) from error
+    path = workdir / CONFIG_NAME
+    if path.exists():
+        changed = configs.differences(read_config(workdir), config, MAY_CHANGE)
+        if changed:
+            raise UserError(
+                f"workdir {workdir} holds a run with another config "
+                f"({'; '.join(changed)}): choose another --workdir or the same config"
+            )
+    write_text(path, configs.to_json(config))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside the file, then rename over it: readers see the old or the new."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        aside.write_text(text)
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error

@@ -1,0 +1,198 @@
+"""Layers against numpy in float64, written from the formulas."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from multistep_cm.models import layers, uvit
+
+OPTIONS = layers.BlockOptions(
+    channels=8, head_dim=4, mlp_ratio=2, dropout=0.0, dtype=jnp.float32, train=False
+)
+RNG = np.random.default_rng(0)
+Arrays = dict[str, Any]
+
+
+def filled(module: nn.Module, *args: Any) -> Arrays:
+    """Random parameters of a module, as float64 arrays."""
+    shapes = jax.eval_shape(lambda key: module.init(key, *args), jax.random.key(0))
+    return jax.tree.map(lambda s: RNG.normal(size=s.shape) * 0.5, shapes["params"])
+
+
+def run(module: nn.Module, params: Arrays, *args: Any) -> np.ndarray:
+    params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params)
+    return np.asarray(jax.jit(module.apply)({"params": params}, *args))
+
+
+def draw(*shape: int) -> np.ndarray:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def swish(x: np.ndarray) -> np.ndarray:
+    return x / (1 + np.exp(-x))
+
+
+def dense(p: Arrays, x: np.ndarray) -> np.ndarray:
+    return x @ p["kernel"] + p["bias"]
+
+
+def film(p: Arrays, x: np.ndarray, condition: np.ndarray) -> np.ndarray:
+    scale, shift = (dense(p[k], condition)[:, None, None] for k in ("scale", "shift"))
+    return x * (1 + scale) + shift
+
+
+def layer_norm(p: Arrays, x: np.ndarray) -> np.ndarray:
+    x = x - x.mean(-1, keepdims=True)
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * p["scale"] + p["bias"]
+
+
+def group_norm(p: Arrays, x: np.ndarray, groups: int) -> np.ndarray:
+    parts = x.astype(np.float64).reshape(len(x), -1, groups, x.shape[-1] // groups)
+    parts = parts - parts.mean((1, 3), keepdims=True)
+    parts = parts / np.sqrt((parts**2).mean((1, 3), keepdims=True) + 1e-6)
+    return parts.reshape(x.shape) * p["scale"] + p["bias"]
+
+
+def conv3x3(p: Arrays, x: np.ndarray) -> np.ndarray:
+    height, width = x.shape[1:3]
+    x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return p["bias"] + sum(
+        x[:, i : i + height, j : j + width] @ p["kernel"][i, j]
+        for i in range(3)
+        for j in range(3)
+    )
+
+
+def attention(p: Arrays, x: np.ndarray, head_dim: int) -> np.ndarray:
+    def heads(name: str) -> np.ndarray:
+        h = dense(p[name], layer_norm(p["norm"], x))
+        return h.reshape(len(x), -1, x.shape[-1] // head_dim, head_dim)
+
+    def normed(name: str) -> np.ndarray:
+        h = heads(name)
+        rms = np.sqrt((h**2).mean(-1, keepdims=True) + 1e-6)
+        return h / rms * p[f"{name}_norm"]["scale"]
+
+    query, key = normed("query"), normed("key")
+    logits = np.einsum("bqhd,bkhd->bhqk", query, key)
+    weights = np.exp(logits / np.sqrt(head_dim))
+    weights /= weights.sum(-1, keepdims=True)
+    h = np.einsum("bhqk,bkhd->bqhd", weights, heads("value"))
+    return dense(p["out"], h.reshape(x.shape))
+
+
+def test_sinusoids_are_sines_and_cosines_of_a_thousand_t() -> None:
+    t = np.array([0.0, 0.25, 1.0])
+    got = layers.sinusoidal_embedding(jnp.asarray(t, jnp.float32), 8)
+    angles = 1000 * t[:, None] * 10.0 ** (-4 * np.arange(4) / 3)
+    want = np.concatenate([np.sin(angles), np.cos(angles)], -1)
+    np.testing.assert_allclose(got, want, atol=2e-4)  # float32 angles up to 1000
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float64])
+def test_sinusoids_are_float32_for_every_time_dtype(x64: None, dtype: Any) -> None:
+    got = layers.sinusoidal_embedding(jnp.ones(2, dtype), 8)
+    assert got.dtype == jnp.float32
+
+
+def test_neighbouring_times_differ() -> None:
+    t = jnp.array([0.5, 0.5 + 1 / 1280])
+    first, second = layers.sinusoidal_embedding(t, layers.TIME_WIDTH)
+    assert float(jnp.abs(first - second).max()) > 0.1
+
+
+def test_class_adds_its_row_and_the_last_row_is_no_class() -> None:
+    module = layers.ConditionEmbedding(width=6, num_classes=3)
+    t, label = jnp.array([0.3, 0.3]), jnp.array([1, 3])
+    params = filled(module, t, {"label": label})
+    table = params["label"]["embedding"]
+    assert table.shape == (4, 6)
+    got = run(module, params, t, {"label": label})
+    np.testing.assert_allclose(got[1] - got[0], table[3] - table[1], atol=1e-5)
+
+
+def test_no_classes_need_no_label_and_classes_do() -> None:
+    t = jnp.zeros(2)
+    free = layers.ConditionEmbedding(width=6, num_classes=0)
+    assert set(filled(free, t, {})) == {"time_in", "time_out"}
+    with pytest.raises(ValueError, match='3 classes, but cond has no "label"'):
+        filled(layers.ConditionEmbedding(width=6, num_classes=3), t, {})
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups"),
+    [(1, 1), (4, 1), (6, 1), (8, 2), (48, 12), (64, 16), (128, 32), (2048, 32)],
+)
+def test_groups_divide_and_hold_four_channels(channels: int, groups: int) -> None:
+    assert layers.num_groups(channels) == groups
+
+
+@pytest.mark.parametrize("norm", [layers.layer_norm, lambda d, n: _group_norm(d, n)])
+def test_norms_of_bfloat16_are_computed_in_float32(norm: Any) -> None:
+    # In bfloat16 the mean of 300 + noise would be off by about 1.
+    x = jnp.asarray(300 + 8 * draw(2, 4, 4, 8), jnp.bfloat16)
+    shape = {"scale": np.ones(8), "bias": np.zeros(8)}
+    low = run(norm(jnp.bfloat16, "norm"), shape, x)
+    high = run(norm(jnp.float32, "norm"), shape, x.astype(jnp.float32))
+    assert low.dtype == jnp.bfloat16
+    np.testing.assert_allclose(low.astype(np.float32), high, rtol=2**-8, atol=1e-3)
+
+
+def _group_norm(dtype: Any, name: str) -> nn.GroupNorm:
+    return layers.group_norm(8, dtype, name)
+
+
+def test_attention_is_the_formula() -> None:
+    x = draw(2, 2, 3, 8)
+    module = layers.SelfAttention(head_dim=4, dtype=jnp.float32)
+    params = filled(module, x)
+    want = attention(params, x, head_dim=4)
+    np.testing.assert_allclose(run(module, params, x), want, atol=1e-5)
+
+
+def test_attention_stays_finite_for_huge_activations() -> None:
+    x = 1e4 * draw(1, 2, 2, 8)
+    module = layers.SelfAttention(head_dim=4, dtype=jnp.bfloat16)
+    params = jax.tree.map(lambda p: 100 * p, filled(module, x))
+    assert np.isfinite(run(module, params, x).astype(np.float32)).all()
+
+
+def test_transformer_block_is_the_formula() -> None:
+    x, skip, condition = draw(2, 2, 3, 8), draw(2, 2, 3, 8), draw(2, 5)
+    module = uvit.TransformerBlock(OPTIONS)
+    p = filled(module, x, condition, skip)
+    h = x + skip
+    hidden = swish(dense(p["mlp"]["up"], layer_norm(p["mlp"]["norm"], h)))
+    assert hidden.shape[-1] == 16
+    h = h + dense(p["mlp"]["down"], film(p["mlp"]["film"], hidden, condition))
+    want = h + attention(p["attention"], h, OPTIONS.head_dim)
+    got = run(module, p, x, condition, skip)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("has_skip", [False, True])
+def test_resnet_block_is_the_formula(has_skip: bool) -> None:
+    x, condition = draw(2, 4, 4, 8), draw(2, 5)
+    skip = draw(2, 4, 4, 8) if has_skip else None
+    module = layers.ResNetBlock(OPTIONS)
+    p = filled(module, x, condition, skip)
+    h = group_norm(p["norm_in"], x, groups=2)
+    if skip is not None:
+        h = (h + group_norm(p["norm_skip"], skip, groups=2)) / np.sqrt(2)
+    h = group_norm(p["norm_out"], conv3x3(p["conv_in"], swish(h)), groups=2)
+    want = x + conv3x3(p["out"], swish(film(p["film"], h, condition)))
+    got = run(module, p, x, condition, skip)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_pool_averages_squares_and_upsample_repeats() -> None:
+    x = draw(2, 4, 6, 3)
+    corners = [x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
+    pooled = layers.average_pool(jnp.asarray(x))
+    np.testing.assert_allclose(pooled, sum(corners) / 4, atol=1e-6)
+    up = layers.upsample_nearest(jnp.asarray(x))
+    np.testing.assert_array_equal(up, x.repeat(2, axis=1).repeat(2, axis=2))
