@@ -19,8 +19,7 @@ import numpy as np
 
 from multistep_cm.commands.main import split_overrides
 from multistep_cm.config import load_config
-from multistep_cm.data.pipeline import all_examples
-from multistep_cm.data.sources import open_source
+from multistep_cm.data.sources import all_examples, open_source
 from multistep_cm.errors import UserError
 from multistep_cm.evaluation.evaluate import Row, evaluate_run, load_reference
 from multistep_cm.generation import (
@@ -107,7 +106,7 @@ def train_stage(
     return train(load_config(f"{CONFIG}:{arguments}", given), folder)
 
 
-def measure_all(workdir: Path) -> tuple[list[Row], float]:
+def measure_all(workdir: Path) -> tuple[list[Row], float | None]:
     """Every run's rows, teacher first, and the floor of the distance."""
     print("\n== measure", flush=True)
     config = read_config(workdir / "teacher")
@@ -137,7 +136,8 @@ def draw_all(workdir: Path, columns: int = 20) -> None:
     labels = np.sort(np.arange(columns) % config.data.num_classes).astype(np.int32)
     real, real_labels = all_examples(open_source(config.data, config.data.train_split))
     firsts = [
-        int(np.flatnonzero(real_labels == label)[i % 2]) for i, label in enumerate(labels)
+        int(np.flatnonzero(real_labels == label)[i % 2])
+        for i, label in enumerate(labels)
     ]
     rows = [("real images", real[firsts])]
     for folder, ways in all_ways(workdir):

@@ -32,16 +32,17 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.diffusion.noise_high = 8.0
 
     config.model.name = "unet"
-    config.model.channels = (48, 96)
-    config.model.blocks = (2, 2)
+    config.model.channels = (32, 64)
+    config.model.blocks = (1, 2)
     config.model.attention_resolutions = (4,)
     config.model.head_dim = 32
     config.model.condition_width = 128
+    # XLA's CPU convolutions are many times slower inside a loop.
+    config.model.scan_blocks = False
 
     training = config.training
-    training.batch_size = 256
+    training.batch_size = 128
     training.log_every = 50
-    training.steps_per_call = 10
     training.ema_decay = 0.99
     config.checkpoint.every_steps = 500
     config.sampling.num_steps = 128

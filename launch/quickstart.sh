@@ -6,5 +6,16 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
 
+# On CPU: one simulated device a core (a power of two, at most 8), the batch split over
+# them, instead of one device with many threads. Measured on 2 cores: 1.5 times as fast.
+# Convolutions then keep to one thread, as they must: a device that waits in a collective
+# holds a thread that another device's convolution could wait for.
+devices=1
+while ((devices * 2 <= $(getconf _NPROCESSORS_ONLN) && devices < 8)); do
+  devices=$((devices * 2))
+done
+export JAX_NUM_CPU_DEVICES="${JAX_NUM_CPU_DEVICES:-$devices}"
+export XLA_FLAGS="${XLA_FLAGS:---xla_cpu_multi_thread_eigen=false}"
+
 prepare_environment ""
 exec "$python" -m benchmarks.quickstart "$@"

@@ -1,12 +1,13 @@
 """The one checkpoint manager: state, data position and config in one Orbax save.
 
 Each tree is an item of its own, so that a sampler reads only the averaged weights.
-Beside them stand the config, the data position and `digests`, the sha256 of every leaf:
+Beside them stand the config, the data position and `digests`, the sha256 of each leaf:
 Orbax notices missing files but no flipped bit, so every restore verifies the digests.
-A step that cannot be used is reported and moved to `broken/`; the next older one serves.
+A step that cannot be used is reported and moved to `broken/`; the next older serves.
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,17 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from multistep_cm.errors import UserError
-from multistep_cm.sharding.distributed import say, to_host, is_main_process
+from multistep_cm.sharding.distributed import is_main_process, say, to_host
+
+TREE_ITEMS = ("params", "ema", "optimizer")
+JSON_ITEMS = ("data", "config", "digests")
 
 Trees = dict[str, Any]
-"""Item name to a pytree of arrays (to save) or `ShapeDtypeStruct`s (to restore)."""
+"""A name of `TREE_ITEMS` to a pytree of arrays, or of shapes to restore into."""
 
 
 class Checkpoints:
-    """The checkpoints of one workdir; a context manager that waits for the last save."""
+    """The checkpoints of one workdir; leaving the context waits for the last save."""
 
     def __init__(self, workdir: Path, keep: int | None = None) -> None:
         """Open `workdir/checkpoints`: to read, or to write and `keep` the newest."""
@@ -34,10 +38,13 @@ class Checkpoints:
             self.directory,
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
-                read_only=self._read_only,
                 create=not self._read_only,
                 cleanup_tmp_directories=not self._read_only,
             ),
+            item_handlers={
+                **{name: ocp.StandardCheckpointHandler() for name in TREE_ITEMS},
+                **{name: ocp.JsonCheckpointHandler() for name in JSON_ITEMS},
+            },
         )
 
     def __enter__(self) -> "Checkpoints":
@@ -67,6 +74,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         digests = {name: _digests(tree) for name, tree in trees.items()}
+        digests["data"] = {"": _json_digest(data_state)}
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         saved = self._manager.save(
             step,
@@ -112,9 +120,7 @@ class Checkpoints:
             )
         return None
 
-    def _restore_step(
-        self, step: int, targets: Trees
-    ) -> tuple[Trees, dict[str, Any]]:
+    def _restore_step(self, step: int, targets: Trees) -> tuple[Trees, dict[str, Any]]:
         self._check_same_trees(step, targets)
         items = {name: ocp.args.StandardRestore(tree) for name, tree in targets.items()}
         restored = self._manager.restore(
@@ -126,7 +132,11 @@ class Checkpoints:
         for name in targets:
             wrong = _first_difference(restored.digests[name], _digests(restored[name]))
             if wrong:
-                raise OSError(f"{name}{wrong} has not the sha256 that it was saved with")
+                raise OSError(
+                    f"{name}{wrong} has another sha256 than when it was saved"
+                )
+        if restored.digests["data"] != {"": _json_digest(restored.data)}:
+            raise OSError("the data position has another sha256 than when it was saved")
         return {name: restored[name] for name in targets}, dict(restored.data)
 
     def _check_same_trees(self, step: int, targets: Trees) -> None:
@@ -165,6 +175,10 @@ def _digests(tree: Any) -> dict[str, str]:
     """sha256 of every leaf's bytes; of whole arrays, so independent of the mesh."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {_key(path): _digest(_key(path), leaf) for path, leaf in leaves}
+
+
+def _json_digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(key: str, leaf: jax.Array) -> str:

@@ -23,8 +23,22 @@ def default_config() -> ConfigDict:
     config.seed = 0
     # What to train: a key of training/methods.py.
     config.method = "denoising"
+    config.data = _data()
+    config.diffusion = _diffusion()
+    config.model = _model()
+    config.teacher = _teacher()
+    config.consistency = _consistency()
+    config.training = _training()
+    config.checkpoint = _checkpoint()
+    config.sampling = _sampling()
+    config.evaluation = _evaluation()
+    config.mesh = _mesh()
+    return config.lock()
 
-    config.data = data = ConfigDict()
+
+def _data() -> ConfigDict:
+    """The dataset and how its images reach the network."""
+    data = ConfigDict()
     data.name = "digits8"  # any TFDS name, with "/config" if it has one
     data.directory = ""  # TFDS data_dir; empty is TFDS's own default
     data.train_split = "train"
@@ -40,16 +54,24 @@ def default_config() -> ConfigDict:
     data.cache = True  # decode once and keep in memory
     data.num_threads = 2
     data.prefetch = 2  # batches ready ahead of the step
+    return data
 
-    config.diffusion = diffusion = ConfigDict()
+
+def _diffusion() -> ConfigDict:
+    """The noise schedule and what the network predicts."""
+    diffusion = ConfigDict()
     diffusion.schedule = "interpolated_cosine"  # cosine, shifted_cosine
     diffusion.noise_low = 32.0  # noise resolution at t = 0
     diffusion.noise_high = 64.0  # the same at t = 1
     diffusion.logsnr_min = -15.0
     diffusion.logsnr_max = 15.0
     diffusion.prediction = "v"  # v, x or eps
+    return diffusion
 
-    config.model = model = ConfigDict()
+
+def _model() -> ConfigDict:
+    """The network."""
+    model = ConfigDict()
     model.name = "unet"  # unet or uvit
     model.channels = (64, 128)  # one per resolution, highest first
     model.blocks = (2, 2)  # blocks per resolution; the last is the middle
@@ -62,12 +84,20 @@ def default_config() -> ConfigDict:
     model.dtype = "float32"  # compute dtype; parameters are float32
     model.remat = "none"  # none, dots or full
     model.scan_blocks = True
+    return model
 
-    config.teacher = teacher = ConfigDict()
+
+def _teacher() -> ConfigDict:
+    """The run that teaches a student."""
+    teacher = ConfigDict()
     teacher.workdir = ""  # a finished run whose EMA weights teach
     teacher.initialize_student = True
+    return teacher
 
-    config.consistency = consistency = ConfigDict()
+
+def _consistency() -> ConfigDict:
+    """Consistency training and distillation (algorithm 1)."""
+    consistency = ConfigDict()
     consistency.student_steps = 4
     consistency.teacher_steps_start = 64.0
     consistency.teacher_steps_end = 1280.0
@@ -78,8 +108,12 @@ def default_config() -> ConfigDict:
     consistency.norm = "example"  # or element
     consistency.huber_epsilon = 1e-4
     consistency.multiscale = 0  # 2x2 average pools that count in the loss too
+    return consistency
 
-    config.training = training = ConfigDict()
+
+def _training() -> ConfigDict:
+    """The optimizer steps."""
+    training = ConfigDict()
     training.num_steps = 10_000
     training.batch_size = 256  # global
     training.learning_rate = 1e-3
@@ -95,27 +129,43 @@ def default_config() -> ConfigDict:
     training.steps_per_call = 1  # optimizer steps per dispatch
     training.log_every = 50
     training.time_bins = 8  # the loss is logged for each bin of t
+    return training
 
-    config.checkpoint = checkpoint = ConfigDict()
+
+def _checkpoint() -> ConfigDict:
+    """When to save, and how many saves to keep."""
+    checkpoint = ConfigDict()
     checkpoint.every_steps = 1000
     checkpoint.keep = 2
+    return checkpoint
 
-    config.sampling = sampling = ConfigDict()
+
+def _sampling() -> ConfigDict:
+    """How samples are drawn."""
+    sampling = ConfigDict()
     sampling.method = "ddim"  # ddim, addim, heun or ancestral; students: ddim
     sampling.num_steps = 128  # students: their student_steps
     sampling.guidance_scale = 0.0
     sampling.every_steps = 0  # grids while training; 0 is at the end only
     sampling.num_previews = 40  # images of such a grid; 0 draws none
+    return sampling
 
-    config.evaluation = evaluation = ConfigDict()
+
+def _evaluation() -> ConfigDict:
+    """How much is measured."""
+    evaluation = ConfigDict()
     evaluation.num_images = 5000
     evaluation.batch_size = 500
+    return evaluation
 
-    config.mesh = mesh = ConfigDict()
+
+def _mesh() -> ConfigDict:
+    """How the devices are laid out; one size may be -1."""
+    mesh = ConfigDict()
     mesh.data = -1  # -1: all devices that the others leave
     mesh.fsdp = 1
     mesh.tensor = 1
-    return config.lock()
+    return mesh
 
 
 def load_config(specification: str, overrides: Mapping[str, str]) -> ConfigDict:

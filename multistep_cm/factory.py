@@ -74,9 +74,8 @@ def make_predict(
     ) -> jax.Array:
         train = dropout_key is not None
         rngs: dict[str, Any] = {"dropout": dropout_key} if train else {}
-        output = network.apply(
-            {"params": params}, z_t, t, cond, train=train, rngs=rngs
-        )
+        inputs = (z_t, t, cond)
+        output: Any = network.apply({"params": params}, *inputs, train=train, rngs=rngs)
         return to_x(output, z_t, schedule.logsnr(t), prediction)
 
     return predict

@@ -6,6 +6,7 @@ sampler or the model, so grids of different models can be compared image by imag
 
 import dataclasses
 from collections.abc import Callable
+from typing import cast, get_args
 
 import jax
 import numpy as np
@@ -49,18 +50,22 @@ def sampling_options(
 ) -> SamplingOptions:
     """The config's way to sample, or what is asked for instead.
 
-    Raises UserError for a step count or method that a student was not trained for, and
-    for guidance of a model that has no classes.
+    Raises UserError for an unknown method, for a step count or method that a student
+    was not trained for, and for guidance of a model that has no classes.
     """
     sampling = config.sampling
     scale = sampling.guidance_scale if guidance_scale is None else guidance_scale
     if scale and not config.data.num_classes:
         raise UserError(f"guidance_scale is {scale}, but the model has no classes")
+    known = get_args(samplers.Method)
+    if method is not None and method not in known:
+        raise UserError(f"sampler is {method!r}, expected: {', '.join(known)}")
     if not METHODS[config.method].is_student:
         num_steps = sampling.num_steps if num_steps is None else num_steps
         if num_steps < 1:
             raise UserError(f"num_steps is {num_steps}, expected at least 1")
-        return SamplingOptions(method or sampling.method, num_steps, scale)
+        chosen = cast(samplers.Method, method or sampling.method)
+        return SamplingOptions(chosen, num_steps, scale)
     trained = config.consistency.student_steps
     if num_steps not in (None, trained):
         raise UserError(
@@ -69,8 +74,8 @@ def sampling_options(
         )
     if method not in (None, "ddim"):
         raise UserError(
-            f"sampler is {method!r}, but a student jumps whole segments by algorithm 2, "
-            "which is 'ddim'"
+            f"sampler is {method!r}, but a student jumps whole segments by algorithm "
+            "2, which is 'ddim'"
         )
     return SamplingOptions("ddim", trained, scale)
 
@@ -162,5 +167,5 @@ def compile_generator(
 
 
 def balanced_labels(num_images: int, num_classes: int) -> np.ndarray:
-    """0, 1, .., num_classes - 1, 0, 1, ..: every class as often; zeros without classes."""
+    """0, 1, .., num_classes - 1, 0, 1, ..; zeros for a model without classes."""
     return np.arange(num_images, dtype=np.int32) % max(num_classes, 1)

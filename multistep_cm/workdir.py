@@ -1,6 +1,7 @@
 """A run's folder: its config, and whether a run may go on in it."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -41,6 +42,21 @@ def read_config(workdir: Path) -> ConfigDict:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     return configs.from_json(text, str(path))
+
+
+def override_config(config: ConfigDict, overrides: Mapping[str, str]) -> ConfigDict:
+    """The config of a trained run on another machine: keys of `MAY_CHANGE` set anew.
+
+    Raises UserError for any other key: it says what was trained.
+    """
+    for key, text in overrides.items():
+        if key in configs.flatten(config) and not key.startswith(MAY_CHANGE):
+            raise UserError(
+                f"config key {key} cannot be set here: the run is trained, and what it "
+                f"is stands in its {CONFIG_NAME}"
+            )
+        configs.override(config, key, text)
+    return config
 
 
 def open_workdir(workdir: Path, config: ConfigDict) -> None:

@@ -41,15 +41,14 @@ def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     )
     from multistep_cm.generation import sampling_options
     from multistep_cm.reporting.tables import format_rows
-    from multistep_cm.workdir import read_config
+    from multistep_cm.workdir import override_config, read_config
 
-    if overrides:
-        raise UserError(
-            f"--config.{next(iter(overrides))} has no meaning here: the config of the "
-            "run is in its workdir"
-        )
-    config = read_config(arguments.workdir)
-    num_images = arguments.num_images or config.evaluation.num_images
+    config = override_config(read_config(arguments.workdir), overrides)
+    num_images = arguments.num_images
+    if num_images is None:
+        num_images = config.evaluation.num_images
+    if num_images < 2:
+        raise UserError(f"--num_images is {num_images}, expected at least 2")
     ways = [
         sampling_options(config, sampler, num_steps, arguments.guidance_scale)
         for sampler in _words(arguments.sampler)
@@ -58,7 +57,13 @@ def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     classifier_path = arguments.classifier or arguments.workdir / "classifier.npz"
     classifier, reference = load_reference(config, classifier_path)
     rows = evaluate_run(
-        arguments.workdir, ways, classifier, reference, num_images, arguments.seed
+        arguments.workdir,
+        ways,
+        classifier,
+        reference,
+        num_images,
+        arguments.seed,
+        overrides,
     )
     print(format_rows(rows, reference.floor))
     print(f"wrote {arguments.workdir / EVALUATION_NAME}")

@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = argv[0]
     if name not in COMMANDS:
         expected = ", ".join(COMMANDS)
-        print(f"multistep-cm: no command {name!r}; there are: {expected}", file=sys.stderr)
+        message = f"multistep-cm: no command {name!r}; there are: {expected}"
+        print(message, file=sys.stderr)
         return 2
     try:
         rest, overrides = split_overrides(argv[1:])

@@ -5,7 +5,8 @@
   multistep-cm sample --workdir=runs/cd4 --num_images=50000 --output=samples.npz
 
 A .npz holds arr_0 (uint8 NHWC) and, for models with classes, arr_1 (labels), as the ADM
-evaluator reads it. The same seed gives image i the same noise in every run.
+evaluator reads it. The same seed gives image i the same noise in every run. On other
+devices than it was trained on: --config.mesh.fsdp=1 --config.mesh.data=-1.
 """
 
 import argparse
@@ -48,24 +49,20 @@ def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     from multistep_cm.sharding.distributed import is_main_process
     from multistep_cm.sharding.mesh import make_mesh
     from multistep_cm.training.teacher import load_ema
-    from multistep_cm.workdir import read_config
+    from multistep_cm.workdir import override_config, read_config
 
-    if overrides:
-        raise UserError(
-            f"--config.{next(iter(overrides))} has no meaning here: the config of the "
-            "run is in its workdir"
-        )
     output = arguments.output or arguments.workdir / "samples" / "sample.png"
     if output.suffix not in (".png", ".npz"):
         raise UserError(f"--output is {output}, expected a name ending in .png or .npz")
     if arguments.num_images < 1:
         raise UserError(f"--num_images is {arguments.num_images}, expected at least 1")
-    config = read_config(arguments.workdir)
+    config = override_config(read_config(arguments.workdir), overrides)
     options = sampling_options(
         config, arguments.sampler, arguments.num_steps, arguments.guidance_scale
     )
     num_classes = config.data.num_classes
     labels = parse_labels(arguments.labels, arguments.num_images, num_classes)
+    make_folder(output.parent)
     mesh = make_mesh(config.mesh)
     step, params = load_ema(arguments.workdir, config, mesh)
     batch_size = min(config.evaluation.batch_size, arguments.num_images)
@@ -75,11 +72,10 @@ def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
             params,
             labels,
             arguments.seed,
-            lambda done: bar.advance(done - bar.done, done - bar.done),
+            bar.images_to,
         )
     if not is_main_process():
         return 0
-    output.parent.mkdir(parents=True, exist_ok=True)
     known = labels if num_classes else None
     if output.suffix == ".npz":
         save_samples(output, images, known)
@@ -90,8 +86,20 @@ def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
             names = [str(label) for label in labels[:columns]]
         save_png(output, image_grid(images, columns, column_labels=names))
     calls = options.network_calls
-    print(f"wrote {len(images)} images (step {step}, {calls} network calls) to {output}")
+    print(
+        f"wrote {len(images)} images (step {step}, {calls} network calls) to {output}"
+    )
     return 0
+
+
+def make_folder(folder: Path) -> None:
+    """Make it if absent; UserError, before the work is done, if it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--output: folder {folder} cannot be made: {error.strerror}"
+        ) from error
 
 
 def parse_labels(text: str | None, num_images: int, num_classes: int) -> np.ndarray:

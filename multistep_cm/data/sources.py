@@ -62,36 +62,37 @@ class TfdsSource:
         return {key: value[0] for key, value in self.read(np.array([index])).items()}
 
     def read(self, indices: np.ndarray) -> Batch:
-        size, channels = self.config.image_size, self.config.channels
-        images = np.empty((len(indices), size, size, channels), np.uint8)
+        config, size = self.config, self.config.image_size
+        images = np.empty((len(indices), size, size, config.channels), np.uint8)
         labels = np.zeros(len(indices), np.int32)
         for row, index in enumerate(indices.tolist()):
             try:
-                images[row], labels[row] = self._example(index)
+                record = self.records[index]
+                images[row] = transforms.to_array(
+                    record[config.image_key], size, config.channels, config.resize
+                )
             # Decoders raise what they like on broken data, SyntaxError for one.
             except Exception as error:
                 raise UserError(
-                    f"example {index} of split {self.split!r} of dataset {self.name!r} "
-                    f"cannot be read: {error}"
+                    f"{self._example(index)} cannot be read: {error}; prepare the "
+                    "dataset again"
                 ) from error
+            if config.label_key:
+                labels[row] = self._label(index, int(record[config.label_key]))
         return {"image": images, "label": labels}
 
-    def _example(self, index: int) -> tuple[np.ndarray, int]:
-        config = self.config
-        record = self.records[index]
-        image = transforms.to_array(
-            record[config.image_key], config.image_size, config.channels, config.resize
-        )
-        if not config.label_key:
-            return image, 0
-        label = int(record[config.label_key])
+    def _label(self, index: int, label: int) -> int:
         # A label out of range would silently become another class on the device.
-        if config.num_classes and not 0 <= label < config.num_classes:
-            raise ValueError(
-                f"its label is {label}, outside of data.num_classes = "
-                f"{config.num_classes}"
+        num_classes = self.config.num_classes
+        if num_classes and not 0 <= label < num_classes:
+            raise UserError(
+                f"{self._example(index)} has the label {label}, expected 0 to "
+                f"{num_classes - 1} (data.num_classes = {num_classes})"
             )
-        return image, label
+        return label
+
+    def _example(self, index: int) -> str:
+        return f"example {index} of split {self.split!r} of dataset {self.name!r}"
 
 
 @dataclass(frozen=True)
@@ -138,10 +139,6 @@ def check_data(config: ConfigDict) -> None:
     """
     for split in dict.fromkeys((config.train_split, config.evaluation_split)):
         source = _open_uncached(config, split)
-        if not len(source):
-            raise UserError(
-                f"split {split!r} of dataset {config.name!r} has no examples"
-            )
         if config.cache:
             _check_cache(config, source)
         source.read(np.array([0]))
@@ -188,11 +185,14 @@ def _open_records(
     """TFDS's data source; images stay files' bytes, which `transforms` decodes."""
     splits = list(builder.info.splits)
     is_prepared = bool(splits)
-    image = builder.info.features[config.image_key]
     decoders = None
     # Mocked datasets (tfds.testing.mock_data) are not prepared and hold arrays only.
-    if is_prepared and isinstance(image, tfds.features.Image):
-        decoders = {config.image_key: tfds.decode.SkipDecoding()}
+    if is_prepared:
+        decoders = {
+            key: tfds.decode.SkipDecoding()
+            for key, feature in builder.info.features.items()
+            if isinstance(feature, tfds.features.Image)
+        }
     try:
         return builder.as_data_source(split, decoders=decoders)
     except NotImplementedError as error:
@@ -210,8 +210,8 @@ def _open_records(
         ) from error
     except (ValueError, KeyError) as error:
         raise UserError(
-            f"split {split!r} of dataset {config.name!r} does not exist, expected "
-            f"{_listed(splits)}, or a slice like 'train[:90%]' (config keys "
+            f"split {split!r} of dataset {config.name!r} does not exist or is empty, "
+            f"expected {_listed(splits)}, or a slice like 'train[:90%]' (config keys "
             "data.train_split and data.evaluation_split)"
         ) from error
     except (OSError, RuntimeError) as error:

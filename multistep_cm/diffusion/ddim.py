@@ -50,9 +50,9 @@ def noise_estimate(x_hat: jax.Array, z_t: jax.Array, logsnr_t: ArrayLike) -> jax
 
 
 def x_variance(x: jax.Array, x_hat: jax.Array, eta: ArrayLike) -> jax.Array:
-    """x_var = eta ||x - x_hat||^2 / d for every example, [batch]. The paper: eta 0.75."""
+    """x_var = eta ||x - x_hat||^2 / d per example, [batch]; the paper: eta 0.75."""
     axes = tuple(range(1, x.ndim))
-    return eta * jnp.mean(jnp.square(x - x_hat), axis=axes)
+    return jnp.asarray(eta) * jnp.mean(jnp.square(x - x_hat), axis=axes)
 
 
 def x_variance_analytic(logsnr_t: ArrayLike) -> jax.Array:

@@ -28,6 +28,7 @@ def guided_denoiser(denoiser: Denoiser, scale: float, null_label: int) -> Denois
         null = {**cond, "label": jnp.full_like(cond["label"], null_label)}
         both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), dict(cond), null)
         x_hat = denoiser(jnp.concatenate([z_t, z_t]), jnp.concatenate([t, t]), both)
-        return guided(*jnp.split(x_hat, 2), scale)
+        x_conditional, x_unconditional = jnp.split(x_hat, 2)
+        return guided(x_conditional, x_unconditional, scale)
 
     return denoise

@@ -31,7 +31,7 @@ def per_example(value: ArrayLike, like: jax.Array) -> jax.Array:
 
 
 def add_noise(x: jax.Array, eps: jax.Array, logsnr: ArrayLike) -> jax.Array:
-    """z_t = alpha_t x + sigma_t eps. `x`, `eps` [batch, ...]; `logsnr` () or [batch]."""
+    """z_t = alpha_t x + sigma_t eps for x, eps [batch, ...], `logsnr` () or [batch]."""
     alpha = per_example(alpha_of(logsnr), x)
     sigma = per_example(sigma_of(logsnr), x)
     return (alpha * x + sigma * eps).astype(x.dtype)

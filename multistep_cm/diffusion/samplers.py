@@ -25,7 +25,7 @@ XVariance: TypeAlias = Callable[[jax.Array, jax.Array], ArrayLike]
 
 
 def network_calls(method: Method, num_steps: int) -> int:
-    """How often `sample` calls the denoiser: 2 num_steps - 1 for Heun, else num_steps."""
+    """How often `sample` calls the denoiser: Heun 2 num_steps - 1, else num_steps."""
     return 2 * num_steps - 1 if method == "heun" else num_steps
 
 
@@ -97,6 +97,7 @@ def sample(
         logsnr_t, logsnr_s = schedule.logsnr(t), schedule.logsnr(s)
         x_hat = call(z_t, t)
         if method == "ancestral":
+            assert key is not None
             noise_key = jax.random.fold_in(key, index)
             noise = jax.random.normal(noise_key, z_t.shape, z_t.dtype)
             return ddim.ancestral_step(x_hat, z_t, logsnr_t, logsnr_s, noise)

@@ -35,7 +35,7 @@ class SegmentTimes:
 def teacher_steps(
     step: ArrayLike, start: float, end: float, anneal_steps: int
 ) -> jax.Array:
-    """N_teacher(i): from `start` to `end`, geometrically over `anneal_steps` iterations.
+    """N_teacher(i): `start` to `end`, geometrically over `anneal_steps` iterations.
 
     `exp(log start + clip(i / anneal_steps, 0, 1) (log end - log start))`; the paper
     uses 64 -> 1280 over 100,000. A scalar; `anneal_steps = 0` gives `end`.
@@ -45,14 +45,16 @@ def teacher_steps(
     return jnp.exp(jnp.log(start) + fraction * (jnp.log(end) - jnp.log(start)))
 
 
-def steps_per_segment(num_teacher_steps: ArrayLike, student_steps: int) -> jax.Array:
+def steps_per_segment(
+    num_teacher_steps: ArrayLike, student_steps: ArrayLike
+) -> jax.Array:
     """N_per = round(N_teacher / student_steps), at least 1. Int32 scalar."""
     per_segment = jnp.round(jnp.asarray(num_teacher_steps) / student_steps)
     return jnp.maximum(per_segment, 1).astype(jnp.int32)
 
 
 def draw_segment_times(
-    keys: jax.Array, student_steps: int, per_segment: ArrayLike
+    keys: jax.Array, student_steps: ArrayLike, per_segment: ArrayLike
 ) -> SegmentTimes:
     """Algorithm 1's draws, one for each of `keys` [batch].
 

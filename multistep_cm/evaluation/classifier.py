@@ -89,7 +89,8 @@ def train_classifier(
         settings.num_steps, settings.learning_rate
     )
     optimizer = optax.adamw(schedule, weight_decay=settings.weight_decay)
-    step = _make_step(network, optimizer, settings.label_smoothing, seed)
+    step = _make_step(network, optimizer, settings.label_smoothing)
+    key = jax.random.key(seed)
     state = (params, optimizer.init(params))
     for i, batch in enumerate(_batches(len(images), settings, rng)):
         warped = augmentation.warp(
@@ -100,7 +101,7 @@ def train_classifier(
             scaling=settings.scaling,
             shear=settings.shear,
         )
-        state, loss = step(state, warped, labels[batch], np.int32(i))
+        state, loss = step(state, warped, labels[batch], key, np.int32(i))
         if on_step is not None:
             on_step(i + 1, settings.num_steps, float(loss))
     params = jax.tree.map(np.asarray, state[0])
@@ -165,7 +166,6 @@ def _make_step(
     network: Network,
     optimizer: optax.GradientTransformation,
     smoothing: float,
-    seed: int,
 ) -> Callable[..., tuple[Any, jax.Array]]:
     def loss_of(
         params: Params, images: jax.Array, labels: jax.Array, key: jax.Array
@@ -179,10 +179,14 @@ def _make_step(
 
     @jax.jit
     def step(
-        state: tuple[Params, Any], images: jax.Array, labels: jax.Array, i: jax.Array
+        state: tuple[Params, Any],
+        images: jax.Array,
+        labels: jax.Array,
+        key: jax.Array,
+        i: jax.Array,
     ) -> tuple[tuple[Params, Any], jax.Array]:
         params, optimizer_state = state
-        key = jax.random.fold_in(jax.random.key(seed), i)
+        key = jax.random.fold_in(key, i)
         loss, gradient = jax.value_and_grad(loss_of)(params, images, labels, key)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
         return (optax.apply_updates(params, updates), optimizer_state), loss

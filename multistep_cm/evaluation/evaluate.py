@@ -2,17 +2,18 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from multistep_cm.data.pipeline import all_examples
-from multistep_cm.data.sources import open_source
-from multistep_cm.evaluation.classifier import Classifier, load_or_train
+from multistep_cm.data.sources import all_examples, open_source
+from multistep_cm.evaluation.classifier import load_or_train
+from multistep_cm.evaluation.features import Classifier
 from multistep_cm.evaluation.measure import Reference, make_reference, measure
 from multistep_cm.generation import (
     SamplingOptions,
@@ -24,7 +25,7 @@ from multistep_cm.sharding.distributed import is_main_process, say
 from multistep_cm.sharding.mesh import make_mesh
 from multistep_cm.training.methods import METHODS
 from multistep_cm.training.teacher import load_ema
-from multistep_cm.workdir import read_config, write_text
+from multistep_cm.workdir import override_config, read_config, write_text
 
 EVALUATION_NAME = "evaluation.json"
 
@@ -34,12 +35,15 @@ Row = dict[str, Any]
 
 def load_reference(
     config: ConfigDict, classifier_path: Path
-) -> tuple[Classifier, Reference]:
+) -> tuple[Classifier | None, Reference]:
     """The classifier, trained on the real data once and cached, and the data's numbers.
 
-    The reference is the training split: what the model was trained to draw.
+    The reference is the training split: what the model was trained to draw. Without
+    classes there is no classifier, and only pixels are compared.
     """
     images, labels = all_examples(open_source(config.data, config.data.train_split))
+    if not config.data.num_classes:
+        return None, make_reference(None, images)
     held_out = all_examples(open_source(config.data, config.data.evaluation_split))
     classifier = load_or_train(
         classifier_path,
@@ -56,17 +60,19 @@ def load_reference(
 def evaluate_run(
     workdir: Path,
     ways: Sequence[SamplingOptions],
-    classifier: Classifier,
+    classifier: Classifier | None,
     reference: Reference,
     num_images: int,
     seed: int,
+    overrides: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Row]:
     """Sample the run's averaged weights in each way and measure; one row for each.
 
+    `overrides` are config keys that say how and where it is sampled, such as the mesh.
     Rows are also kept in `workdir/evaluation.json`, where they replace rows of the same
     method and number of steps.
     """
-    config = read_config(workdir)
+    config = override_config(read_config(workdir), overrides)
     mesh = make_mesh(config.mesh)
     step, params = load_ema(workdir, config, mesh)
     rows = []
@@ -82,7 +88,7 @@ def evaluate_run(
                 params,
                 labels,
                 seed,
-                lambda done, bar=bar: bar.advance(done - bar.done, done - bar.done),
+                bar.images_to,
             )
             seconds = time.perf_counter() - start
         known = labels if config.data.num_classes else None
@@ -109,7 +115,7 @@ def _row_name(config: ConfigDict, way: SamplingOptions) -> Row:
 
 
 def _keep(
-    path: Path, rows: Sequence[Row], classifier: Classifier, reference: Reference
+    path: Path, rows: Sequence[Row], classifier: Classifier | None, reference: Reference
 ) -> None:
     new = {(row["method"], row["steps"], row["guidance_scale"]) for row in rows}
     old = json.loads(path.read_text())["rows"] if path.exists() else []
@@ -120,7 +126,7 @@ def _keep(
     ]
     results = {
         "floor": reference.floor,
-        "classifier_accuracy": classifier.test_accuracy,
+        "classifier_accuracy": classifier.test_accuracy if classifier else None,
         "jax": jax.__version__,
         "numpy": np.__version__,
         "rows": [*kept, *rows],

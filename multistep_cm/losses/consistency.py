@@ -1,7 +1,7 @@
 """Multistep consistency training (CT) and distillation (CD): algorithm 1 of the paper.
 
     z_t     = alpha_t x + sigma_t eps                 t in segment [t_step, ..]
-    z_s     = aDDIM_{t->s}(x_teacher, z_t, x_var)     x_teacher = x, or f_teacher(z_t, t)
+    z_s     = aDDIM_{t->s}(x_teacher, z_t, x_var)     x_teacher = x | f_teacher(z_t, t)
     z_ref   = DDIM_{s->t_step}(stop_gradient(f(z_s, s)), z_s)
     loss    = w_t || invDDIM_{t->t_step}(z_ref, z_t) - f(z_t, t) ||
 
@@ -87,6 +87,8 @@ def make_consistency_loss(
 ) -> Loss:
     """Algorithm 1 as a `Loss`; `distill` is CD and reads `frozen["teacher_params"]`.
 
+    A traced `frozen["student_steps"]` takes the place of `options.student_steps`, so
+    that one compiled step serves the students of every K.
     The student's two calls share weights and dropout mask; the target carries no
     gradient; the teacher runs without dropout.
     """
@@ -119,6 +121,7 @@ def make_consistency_loss(
         params: Params, batch: Batch, keys: jax.Array, step: jax.Array, frozen: Params
     ) -> tuple[jax.Array, Metrics]:
         x, cond = batch["image"], batch["cond"]
+        student_steps = frozen.get("student_steps", options.student_steps)
         time_keys, noise_keys, dropout_keys = jax.vmap(
             lambda key: jax.random.split(key, 3), out_axes=1
         )(keys)
@@ -129,11 +132,9 @@ def make_consistency_loss(
                 options.teacher_steps_end,
                 options.anneal_steps,
             ),
-            options.student_steps,
+            student_steps,
         )
-        times = timesteps.draw_segment_times(
-            time_keys, options.student_steps, per_segment
-        )
+        times = timesteps.draw_segment_times(time_keys, student_steps, per_segment)
         logsnr_t = schedule.logsnr(times.t)
         logsnr_s = schedule.logsnr(times.s)
         logsnr_u = schedule.logsnr(times.t_step)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+EPSILON = 1e-6
 TIME_SCALE = 1000.0
 TIME_WIDTH = 128
 """Sines and cosines of t; the paper's parameter counts come out with 128."""
@@ -61,8 +62,10 @@ class ConditionEmbedding(nn.Module):
         Raises ValueError when there are classes and cond has no "label".
         """
         x = sinusoidal_embedding(t, TIME_WIDTH)
-        x = nn.swish(nn.Dense(self.width, dtype=jnp.float32, name="time_in")(x))
-        x = nn.Dense(self.width, dtype=jnp.float32, name="time_out")(x)
+        # TPUs multiply float32 matrices in bfloat16 unless told otherwise.
+        exact = {"dtype": jnp.float32, "precision": jax.lax.Precision.HIGHEST}
+        x = nn.swish(nn.Dense(self.width, name="time_in", **exact)(x))
+        x = nn.Dense(self.width, name="time_out", **exact)(x)
         if self.num_classes:
             if "label" not in cond:
                 raise ValueError(
@@ -86,14 +89,43 @@ def num_groups(channels: int) -> int:
     return max(groups for groups in range(1, most + 1) if channels % groups == 0)
 
 
-def group_norm(channels: int, dtype: DTypeLike, name: str) -> nn.GroupNorm:
-    """A group norm over space and groups of channels; float32 inside."""
-    return nn.GroupNorm(num_groups(channels), dtype=dtype, name=name)
+class GroupNorm(nn.Module):
+    """A norm over space and groups of channels; float32 inside.
+
+    Scale, bias and, when given, FiLM are joined to one affine map a channel, so that
+    the image is read once for its statistics and once for the result.
+    """
+
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, film: tuple[jax.Array, jax.Array] | None = None
+    ) -> jax.Array:
+        """x: [batch, height, width, channels], film: (scale, shift), each
+        [batch, channels]; returns FiLM of the norm of x, in `dtype`."""
+        batch, channels = x.shape[0], x.shape[-1]
+        ones, zeros = nn.initializers.ones, nn.initializers.zeros
+        gain = self.param("scale", ones, (channels,))
+        offset = self.param("bias", zeros, (channels,))
+        x = x.astype(jnp.float32)
+        groups = (batch, num_groups(channels), -1)
+        mean = x.mean((1, 2)).reshape(groups).mean(-1, keepdims=True)
+        square = (x * x).mean((1, 2)).reshape(groups).mean(-1, keepdims=True)
+        inverse = jax.lax.rsqrt(jnp.maximum(square - mean**2, 0.0) + EPSILON)
+        gain = gain.reshape(1, *groups[1:]) * inverse
+        offset = offset.reshape(1, *groups[1:]) - mean * gain
+        gain, offset = gain.reshape(batch, channels), offset.reshape(batch, channels)
+        if film is not None:
+            scale, shift = (part.astype(jnp.float32) for part in film)
+            gain, offset = gain * (1 + scale), offset * (1 + scale) + shift
+        y = x * gain[:, None, None] + offset[:, None, None]
+        return y.astype(self.dtype)
 
 
 def layer_norm(dtype: DTypeLike, name: str) -> nn.LayerNorm:
     """A norm over the channels of each position; float32 inside."""
-    return nn.LayerNorm(dtype=dtype, name=name)
+    return nn.LayerNorm(EPSILON, dtype, name=name)
 
 
 def conv3x3(
@@ -112,18 +144,27 @@ def dense(
     return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
 
 
-class FiLM(nn.Module):
-    """x (1 + scale) + shift, with scale and shift linear in the condition."""
+def stacked_dense(
+    count: int, features: int, dtype: DTypeLike, name: str
+) -> nn.DenseGeneral:
+    """`count` matrix products of the same input in one; returns [.., count, features].
 
+    The kernel is [inputs, count, features]: cut along the last axis, all are cut alike.
+    """
+    return nn.DenseGeneral((count, features), dtype=dtype, name=name)
+
+
+class FiLM(nn.Module):
+    """Scale and shift, linear in the condition, for x (1 + scale) + shift."""
+
+    features: int
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: jax.Array, condition: jax.Array) -> jax.Array:
-        """x: [batch, height, width, channels], condition: [batch, width]."""
-        features = x.shape[-1]
-        scale = dense(features, self.dtype, "scale")(condition)[:, None, None]
-        shift = dense(features, self.dtype, "shift")(condition)[:, None, None]
-        return x * (1 + scale) + shift
+    def __call__(self, condition: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """condition: [batch, width]; returns two of [batch, features]."""
+        both = stacked_dense(2, self.features, self.dtype, "both")(condition)
+        return both[:, 0], both[:, 1]
 
 
 class SelfAttention(nn.Module):
@@ -139,22 +180,24 @@ class SelfAttention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: [batch, height, width, channels], channels divisible by head_dim."""
         batch, height, width, channels = x.shape
-        heads = (batch, height * width, channels // self.head_dim, self.head_dim)
-        h = layer_norm(self.dtype, "norm")(x)
-        query, key, value = (
-            dense(channels, self.dtype, name)(h).reshape(heads)
-            for name in ("query", "key", "value")
+        h = layer_norm(self.dtype, "norm")(x).reshape(batch, height * width, channels)
+        h = stacked_dense(3, channels, self.dtype, "qkv")(h)
+        h = h.reshape(*h.shape[:3], channels // self.head_dim, self.head_dim)
+        gains = self.param("qk_norm", nn.initializers.ones, (2, 1, self.head_dim))
+        qk = h[:, :, :2].astype(jnp.float32)
+        qk *= jax.lax.rsqrt((qk * qk).mean(-1, keepdims=True) + EPSILON) * gains
+        qk = qk.astype(self.dtype)
+        h = jax.nn.dot_product_attention(
+            qk[:, :, 0], qk[:, :, 1], h[:, :, 2], implementation="xla"
         )
-        query = nn.RMSNorm(dtype=self.dtype, name="query_norm")(query)
-        key = nn.RMSNorm(dtype=self.dtype, name="key_norm")(key)
-        h = jax.nn.dot_product_attention(query, key, value, implementation="xla")
         return dense(channels, self.dtype, "out", zero_init=True)(h.reshape(x.shape))
 
 
 class ResNetBlock(nn.Module):
     """Norm, swish, convolution; norm, FiLM, swish, dropout, zero-init convolution.
 
-    A skip enters as (norm(x) + norm(skip)) / sqrt(2) (paper, section on U-ViT).
+    A skip enters as (norm(x) + norm(skip)) / sqrt(2), as in simple diffusion
+    (arXiv 2301.11093).
     """
 
     options: BlockOptions
@@ -165,13 +208,12 @@ class ResNetBlock(nn.Module):
     ) -> jax.Array:
         """x, skip: [batch, height, width, channels]; returns the same shape."""
         o = self.options
-        h = group_norm(o.channels, o.dtype, "norm_in")(x)
+        h = GroupNorm(o.dtype, name="norm_in")(x)
         if skip is not None:
-            normed_skip = group_norm(o.channels, o.dtype, "norm_skip")(skip)
-            h = (h + normed_skip) * math.sqrt(0.5)
+            h = (h + GroupNorm(o.dtype, name="norm_skip")(skip)) * math.sqrt(0.5)
         h = conv3x3(o.channels, o.dtype, "conv_in")(nn.swish(h))
-        h = group_norm(o.channels, o.dtype, "norm_out")(h)
-        h = nn.swish(FiLM(o.dtype, name="film")(h, condition))
+        film = FiLM(o.channels, o.dtype, name="film")(condition)
+        h = nn.swish(GroupNorm(o.dtype, name="norm_out")(h, film))
         h = nn.Dropout(o.dropout, deterministic=not o.train)(h)
         return x + conv3x3(o.channels, o.dtype, "out", zero_init=True)(h)
 

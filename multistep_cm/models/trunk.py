@@ -133,7 +133,7 @@ class Trunk(nn.Module):
             x = layers.dense(self.channels[i], self.dtype, f"narrow_{i}")(x)
             x = layers.upsample_nearest(x)
             x, _ = self._level(i, "up", x.shape[1], train)(x, condition, kept[i])
-        x = layers.group_norm(self.channels[0], jnp.float32, "norm_out")(x)
+        x = layers.GroupNorm(jnp.float32, name="norm_out")(x)
         out = layers.conv3x3(self.image_channels, jnp.float32, "out", zero_init=True)
         return out(nn.swish(x))
 

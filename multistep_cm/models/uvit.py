@@ -21,7 +21,9 @@ class MLP(nn.Module):
         o = self.options
         h = layers.layer_norm(o.dtype, "norm")(x)
         h = layers.dense(o.mlp_ratio * o.channels, o.dtype, "up")(h)
-        h = layers.FiLM(o.dtype, name="film")(nn.swish(h), condition)
+        film = layers.FiLM(h.shape[-1], o.dtype, name="film")(condition)
+        scale, shift = (part[:, None, None] for part in film)
+        h = nn.swish(h) * (1 + scale) + shift
         h = nn.Dropout(o.dropout, deterministic=not o.train)(h)
         return layers.dense(o.channels, o.dtype, "down", zero_init=True)(h)
 

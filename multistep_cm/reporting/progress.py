@@ -60,6 +60,10 @@ class Progress:
             self._sample(now)
             self._show(self, False)
 
+    def images_to(self, done: int) -> None:
+        """Counts images as steps: so many are finished in all."""
+        self.advance(done - self.done, done - self.done)
+
     def finish(self) -> None:
         """Shows the last state."""
         self._sample(self._clock())

@@ -16,18 +16,22 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
 """Key of a row to the heading and the format of its column."""
 
 
-def format_rows(rows: Sequence[Mapping[str, Any]], floor: float) -> str:
-    """A Markdown table of result rows, with the floor of the distance below it."""
+def format_rows(rows: Sequence[Mapping[str, Any]], floor: float | None) -> str:
+    """A Markdown table of result rows, with the floor of the distance below it.
+
+    Numbers that a row does not have are left empty; without a floor there is no line.
+    """
     lines = [[heading for heading, _ in COLUMNS.values()]]
-    for row in rows:
-        lines.append(
-            [
-                "" if row.get(key) is None else form.format(row[key])
-                for key, (_, form) in COLUMNS.items()
-            ]
-        )
+    lines += [
+        [
+            "" if row.get(key) is None else form.format(row[key])
+            for key, (_, form) in COLUMNS.items()
+        ]
+        for row in rows
+    ]
     widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
     text = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines]
     text.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    text.append(f"floor (real images against real images): {floor:.4f}")
+    if floor is not None:
+        text.append(f"\nfloor (real images against real images): {floor:.4f}")
     return "\n".join(text)

@@ -52,7 +52,9 @@ def tree_shardings(tree: Any, mesh: Mesh) -> Any:
     """
 
     def sharding(path: Any, leaf: Any) -> NamedSharding:
-        names = tuple(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
+        names = tuple(
+            str(getattr(key, "key", getattr(key, "name", key))) for key in path
+        )
         return NamedSharding(mesh, partition_spec(names, leaf.shape, dict(mesh.shape)))
 
     return jax.tree_util.tree_map_with_path(sharding, tree)
@@ -61,7 +63,9 @@ def tree_shardings(tree: Any, mesh: Mesh) -> Any:
 def place_abstract(tree: Any, mesh: Mesh) -> Any:
     """`ShapeDtypeStruct`s of the tree that carry their shardings."""
     return jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        lambda leaf, where: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=where
+        ),
         tree,
         tree_shardings(tree, mesh),
     )

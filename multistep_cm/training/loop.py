@@ -8,6 +8,7 @@ host never waits for the device except to save.
 import collections
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,16 +18,18 @@ from ml_collections import ConfigDict
 from multistep_cm.checkpoints import Checkpoints
 from multistep_cm.data.pipeline import DataIterator
 from multistep_cm.errors import UserError
-from multistep_cm.losses.signature import Params
 from multistep_cm.reporting.metrics import Writer, open_writer
 from multistep_cm.reporting.progress import Progress, progress
 from multistep_cm.sharding.distributed import is_main_process, say, stop_requests
 from multistep_cm.training import setup
-from multistep_cm.training.methods import METHODS
-from multistep_cm.training.optimizer import make_learning_rate
 from multistep_cm.training.preview import Preview
 from multistep_cm.training.state import TrainState
 from multistep_cm.training.step import StepMetrics
+
+
+MAX_IN_FLIGHT = 2
+"""Calls that the host may dispatch ahead of the device."""
+
 
 class TrainingDivergedError(UserError):
     """Loss or gradient was not finite."""
@@ -44,19 +47,21 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     with stop_requests() as stop_requested:
         mesh = setup.check_run(config, workdir)
         with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
-            frozen = setup.load_frozen(config, mesh)
+            teacher = setup.load_teacher(config, mesh)
             restored = setup.restore_state(checkpoints, config, mesh)
             data = setup.open_data(config, mesh)
             if restored is None:
-                state = setup.init_state(config, mesh, frozen)
+                state = setup.init_state(config, mesh, teacher)
             else:
                 state, data_state = restored
                 data.restore(data_state)
                 say(f"resumed {workdir} at step {int(state.step)}")
             start = int(state.step)
-            if not METHODS[config.method].needs_teacher:
-                frozen = {}
-            writer = open_writer(workdir, start if restored else None, is_main_process())
+            setup.check_start(config, start)
+            frozen = setup.freeze(config, mesh, teacher)
+            setup.describe_network(state.params, workdir)
+            resumed = start if restored else None
+            writer = open_writer(workdir, resumed, is_main_process())
             run = Run(config, mesh, checkpoints, data, writer, stop_requested)
             preview = Preview(config, workdir, mesh, writer)
             try:
@@ -84,7 +89,6 @@ class Run:
         self.data = data
         self.writer = writer
         self.stop_requested = stop_requested
-        self.learning_rate = make_learning_rate(config.training)
         # Calls whose metrics the host has not looked at: (last step, metrics).
         self.pending: collections.deque[tuple[int, StepMetrics]] = collections.deque()
 
@@ -92,7 +96,7 @@ class Run:
         self,
         state: TrainState,
         start: int,
-        frozen: dict[str, Params],
+        frozen: dict[str, Any],
         preview: Preview,
     ) -> bool:
         """Run the loop; whether the last step was reached."""
@@ -113,6 +117,9 @@ class Run:
                     self._save(step, state, bar)
                 if stop:
                     break
+                if len(self.pending) >= MAX_IN_FLIGHT:
+                    # One call runs and one waits: enough to keep the device busy.
+                    jax.block_until_ready(self.pending[-MAX_IN_FLIGHT])
                 batch = next(self.data)
                 state, metrics = compiled(state, batch, frozen)
                 step += training.steps_per_call
@@ -124,6 +131,7 @@ class Run:
                 if step % training.log_every == 0:
                     self._fetch(step - training.log_every, bar)
                 if preview.is_due(step):
+                    self._fetch(step, bar)  # no picture of a state gone wrong
                     preview.draw(step, state)
         self.checkpoints.wait()
         if step < last:
@@ -134,9 +142,11 @@ class Run:
     def _save(self, step: int, state: TrainState, bar: Progress) -> None:
         # Everything up to here must be known to be finite before it is kept.
         self._fetch(step, bar)
-        self.checkpoints.save(
-            step, setup.split_state(state), self.data.state(), self.config.to_dict()
-        )
+        trees, config = setup.split_state(state), self.config.to_dict()
+        try:
+            self.checkpoints.save(step, trees, self.data.state(), config)
+        except FloatingPointError as error:
+            raise self._diverged(f"the state ({error})", step) from error
 
     def _fetch(self, up_to: int, bar: Progress) -> None:
         """Look at the metrics of the calls up to this step, check and write them."""
@@ -150,7 +160,6 @@ class Run:
             self._check_finite(step, metrics)
         values = _mean_metrics([metrics for _, metrics in rows])
         step = rows[-1][0]
-        values["learning_rate"] = float(self.learning_rate(step - 1))
         if bar.images_per_second:
             values["images_per_second"] = bar.images_per_second
         self.writer.scalars(step, values)
@@ -162,12 +171,14 @@ class Run:
         if np.all(sound):
             return
         first = step - per_call + int(np.argmin(np.atleast_1d(sound))) + 1
+        raise self._diverged("loss or gradient norm", first)
+
+    def _diverged(self, what: str, step: int) -> TrainingDivergedError:
         self.checkpoints.wait()
-        raise TrainingDivergedError(
-            f"loss or gradient norm is not finite at step {first}; the last good "
-            f"checkpoint is of step {self.checkpoints.latest_step()} in "
-            f"{self.checkpoints.directory}: lower training.learning_rate or raise "
-            "training.warmup_steps"
+        return TrainingDivergedError(
+            f"{what} is not finite at step {step}; the last good checkpoint is of step "
+            f"{self.checkpoints.latest_step()} in {self.checkpoints.directory}: lower "
+            "training.learning_rate or raise training.warmup_steps"
         )
 
 
@@ -178,9 +189,12 @@ def _mean_metrics(rows: list[StepMetrics]) -> dict[str, float]:
         for name in ("loss", "grad_norm")
     }
     values = {name: float(np.mean(array)) for name, array in total.items()}
+    values["learning_rate"] = float(np.atleast_1d(rows[-1]["learning_rate"])[-1])
     bins = rows[0]["bin_loss"].shape[-1]
-    sums = sum(row["bin_loss"].reshape(-1, bins).sum(0) for row in rows)
-    counts = sum(row["bin_count"].reshape(-1, bins).sum(0) for row in rows)
+    sums, counts = (
+        np.concatenate([row[name].reshape(-1, bins) for row in rows]).sum(0)
+        for name in ("bin_loss", "bin_count")
+    )
     for index in np.flatnonzero(counts):
         name = f"loss_t/{index / bins:.3f}_to_{(index + 1) / bins:.3f}"
         values[name] = float(sums[index] / counts[index])

@@ -43,9 +43,7 @@ class Preview:
         labels = balanced_labels(number, self.config.data.num_classes)
         if self._generator is None:
             options = sampling_options(self.config)
-            self._generator = compile_generator(
-                self.config, options, self.mesh, number
-            )
+            self._generator = compile_generator(self.config, options, self.mesh, number)
         averaged = self._generator(state.ema, labels, seed=0)
         raw = self._generator(state.params, labels, seed=0)
         if not is_main_process():

@@ -8,14 +8,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from clu import parameter_overview
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from multistep_cm import factory
 from multistep_cm.checkpoints import Checkpoints, Trees
-# from multistep_cm.data.sources import check_data
+from multistep_cm.data.pipeline import (
+    Batches,
+    DataIterator,
+    device_put_batch,
+    process_shard,
+)
+from multistep_cm.data.sources import check_data, open_source
+from multistep_cm.errors import UserError
 from multistep_cm.losses.signature import Params
-from multistep_cm.sharding.distributed import say
+from multistep_cm.sharding.distributed import is_main_process, say
 from multistep_cm.sharding.mesh import (
     batch_sharding,
     data_parallel_size,
@@ -29,7 +37,9 @@ from multistep_cm.training.state import TrainState, make_state
 from multistep_cm.training.step import compile_step, make_train_step
 from multistep_cm.training.teacher import check_teacher, load_ema
 from multistep_cm.validation import check_batch, validate
-from multistep_cm.workdir import open_workdir
+from multistep_cm.workdir import open_workdir, write_text
+
+OVERVIEW_NAME = "parameters.txt"
 
 
 def check_run(config: ConfigDict, workdir: Path) -> Mesh:
@@ -48,13 +58,28 @@ def check_run(config: ConfigDict, workdir: Path) -> Mesh:
     return mesh
 
 
-def load_frozen(config: ConfigDict, mesh: Mesh) -> dict[str, Params]:
-    """What the step reads and never trains: `{"teacher_params": ..}` or nothing."""
+def load_teacher(config: ConfigDict, mesh: Mesh) -> Params | None:
+    """The averaged weights of `teacher.workdir`; None when the config names none."""
     if not config.teacher.workdir:
-        return {}
+        return None
     step, params = load_ema(Path(config.teacher.workdir), config, mesh)
     say(f"teacher: step {step} of {config.teacher.workdir} (averaged weights)")
-    return {"teacher_params": params}
+    return params
+
+
+def freeze(config: ConfigDict, mesh: Mesh, teacher: Params | None) -> dict[str, Any]:
+    """What the step reads and never trains.
+
+    A student's number of steps is a value there and no constant of the program, so that
+    the students of every K share one compilation (and its cache).
+    """
+    method, frozen = METHODS[config.method], {}
+    if method.needs_teacher:
+        frozen["teacher_params"] = teacher
+    if method.is_student:
+        steps = jnp.int32(config.consistency.student_steps)
+        frozen["student_steps"] = jax.device_put(steps, replicated(mesh))
+    return frozen
 
 
 def abstract_state(config: ConfigDict, mesh: Mesh) -> TrainState:
@@ -67,21 +92,38 @@ def abstract_state(config: ConfigDict, mesh: Mesh) -> TrainState:
     return place_abstract(state, mesh)
 
 
-def init_state(
-    config: ConfigDict, mesh: Mesh, frozen: dict[str, Params]
-) -> TrainState:
+def init_state(config: ConfigDict, mesh: Mesh, teacher: Params | None) -> TrainState:
     """The state at step 0, born sharded: from the teacher, or fresh from the seed."""
     network = factory.make_network(config)
     optimizer = make_optimizer(config.training)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
-    if frozen and config.teacher.initialize_student:
+    if teacher is not None and config.teacher.initialize_student:
         start = jax.jit(lambda p: make_state(p, optimizer), out_shardings=shardings)
-        return start(frozen["teacher_params"])
+        return start(teacher)
 
     def fresh(key: jax.Array) -> TrainState:
         return make_state(factory.init_params(network, config, key), optimizer)
 
     return jax.jit(fresh, out_shardings=shardings)(jax.random.key(config.seed))
+
+
+def check_start(config: ConfigDict, start: int) -> None:
+    """Raise UserError when whole calls do not lead from this step to the last one."""
+    per_call = config.training.steps_per_call
+    if start % per_call:
+        raise UserError(
+            f"config key training.steps_per_call is {per_call}, but the run goes on "
+            f"from step {start}, which is no multiple of it: choose one that divides"
+        )
+
+
+def describe_network(params: Params, workdir: Path) -> None:
+    """Say how large it is; `parameters.txt` lists every array."""
+    number = parameter_overview.count_parameters(params)
+    say(f"network: {number:,} parameters, listed in {workdir / OVERVIEW_NAME}")
+    if is_main_process():
+        table = parameter_overview.get_parameter_overview(params, include_stats=False)
+        write_text(workdir / OVERVIEW_NAME, table + "\n")
 
 
 def split_state(state: TrainState) -> Trees:
@@ -115,13 +157,25 @@ def abstract_batch(config: ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeSt
     }
 
 
-def open_data(config: ConfigDict, mesh: Mesh) -> "DataIterator":
+def open_data(config: ConfigDict, mesh: Mesh) -> DataIterator:
     """The training batches of this process, moved to its devices ahead of time."""
-    raise NotImplementedError
+    data, like = config.data, abstract_batch(config, mesh)["label"]
+    shard, num_shards = process_shard(like.sharding, like.shape)
+    batches = Batches(
+        open_source(data, data.train_split),
+        config.training.batch_size,
+        config.seed,
+        flip=data.flip,
+        steps_per_call=config.training.steps_per_call,
+        shard=shard,
+        num_shards=num_shards,
+    )
+    put = device_put_batch(like.sharding)
+    return DataIterator(batches, put, data.num_threads, data.prefetch)
 
 
 def build_step(
-    config: ConfigDict, mesh: Mesh, frozen: dict[str, Params]
+    config: ConfigDict, mesh: Mesh, frozen: dict[str, Any]
 ) -> jax.stages.Compiled:
     """Compile the train step of this config for this mesh: the run's one program."""
     network = factory.make_network(config)

@@ -18,13 +18,14 @@ from ml_collections import ConfigDict
 from multistep_cm.losses.signature import Batch, Loss, Metrics, Params
 from multistep_cm.sharding.mesh import batch_sharding, replicated
 from multistep_cm.training.ema import ema_decay, update_ema
+from multistep_cm.training.optimizer import make_learning_rate
 from multistep_cm.training.state import TrainState
 
 RawBatch: TypeAlias = Mapping[str, jax.Array]
 """`{"image": uint8 [batch, height, width, channels], "label": int32 [batch]}`."""
 
 StepMetrics: TypeAlias = dict[str, jax.Array]
-"""loss, grad_norm, ema_decay: float32 scalars; bin_loss, bin_count: [time_bins]."""
+"""loss, grad_norm, learning_rate: float32 scalars; bin_loss, bin_count: [time_bins]."""
 
 TrainStep: TypeAlias = Callable[
     [TrainState, RawBatch, Any], tuple[TrainState, StepMetrics]
@@ -57,6 +58,7 @@ def make_train_step(
     """
     training = config.training
     sharding = batch_sharding(mesh)
+    learning_rate = make_learning_rate(training)
 
     def one_step(
         state: TrainState, raw: RawBatch, frozen: Params
@@ -82,6 +84,7 @@ def make_train_step(
         )
         summary = _summarize(metrics, training.time_bins)
         summary["grad_norm"] = optax.global_norm(gradients)
+        summary["learning_rate"] = jnp.float32(learning_rate(state.step))
         return new_state, summary
 
     def train_step(
@@ -99,7 +102,7 @@ def make_train_step(
 def compile_step(
     train_step: TrainStep,
     state: TrainState,
-    raw: RawBatch,
+    raw: Mapping[str, Any],
     frozen: Params,
     mesh: Mesh,
 ) -> jax.stages.Compiled:
@@ -152,9 +155,7 @@ def _accumulate(
         rest = leaf.shape[1:]
         return leaf.reshape(-1, num_microbatches, *rest).swapaxes(0, 1)
 
-    def add(
-        total: Params, part: tuple[Batch, jax.Array]
-    ) -> tuple[Params, Metrics]:
+    def add(total: Params, part: tuple[Batch, jax.Array]) -> tuple[Params, Metrics]:
         gradients, metrics = gradient(part)
         share = jax.tree.map(lambda leaf: leaf / num_microbatches, gradients)
         return jax.tree.map(jnp.add, total, share), metrics

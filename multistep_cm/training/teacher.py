@@ -38,7 +38,9 @@ def check_teacher(config: ConfigDict) -> None:
         teacher = read_config(workdir)
     except UserError as error:
         raise UserError(f"config key teacher.workdir: {error}") from error
-    others = [key for key in configs.flatten(config) if not key.startswith(SAME_AS_STUDENT)]
+    others = [
+        key for key in configs.flatten(config) if not key.startswith(SAME_AS_STUDENT)
+    ]
     changed = configs.differences(teacher, config, (*others, *MAY_DIFFER))
     if changed:
         raise UserError(

@@ -61,7 +61,8 @@ def addim(
     return alpha(logsnr_s) * x_hat + scale * e_hat
 
 
-def huber(r: Array, epsilon: float) -> Array:
+def huber(r: npt.ArrayLike, epsilon: float) -> Array:
+    r = np.asarray(r, np.float64)
     return np.where(r < epsilon, r**2 / (2 * epsilon), r - epsilon / 2)
 
 

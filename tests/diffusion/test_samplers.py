@@ -1,6 +1,7 @@
 """Samplers: counts of network calls, exact cases, and independent numpy loops."""
 
-from typing import get_args
+import itertools
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 from multistep_cm.diffusion import samplers
 from multistep_cm.diffusion.parameterization import Conditioning, Denoiser, per_example
 from multistep_cm.diffusion.samplers import Grid, Method, sample, time_grid
-from multistep_cm.diffusion.schedules import cosine, interpolated_cosine
+from multistep_cm.diffusion.schedules import Schedule, cosine, interpolated_cosine
 from tests.diffusion import reference
 
 SCHEDULE = cosine()
@@ -36,7 +37,7 @@ def of_normal(mean: float, deviation: float) -> Denoiser:
     return denoise
 
 
-def numpy_normal(z: reference.Array, t: float, mean: float, dev: float) -> object:
+def numpy_normal(z: reference.Array, t: float, mean: float, dev: float) -> Any:
     alpha = reference.alpha(reference.logsnr(t))
     sigma = reference.sigma(reference.logsnr(t))
     gain = alpha * dev**2 / ((alpha * dev) ** 2 + sigma**2)
@@ -44,7 +45,7 @@ def numpy_normal(z: reference.Array, t: float, mean: float, dev: float) -> objec
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("num_steps", [1, 2, 5])
+@pytest.mark.parametrize("num_steps", [1, 5])
 def test_network_calls_are_counted(method: Method, num_steps: int) -> None:
     times: list[float] = []
 
@@ -52,9 +53,9 @@ def test_network_calls_are_counted(method: Method, num_steps: int) -> None:
         jax.debug.callback(lambda t: times.append(float(t[0])), t)
         return z_t
 
-    z_0 = jax.jit(
-        lambda z: sample(denoise, SCHEDULE, z, num_steps, method, key=KEY)
-    )(jnp.ones((2, 3)))
+    z_0 = jax.jit(lambda z: sample(denoise, SCHEDULE, z, num_steps, method, key=KEY))(
+        jnp.ones((2, 3))
+    )
     jax.block_until_ready(z_0)
     jax.effects_barrier()
     expected = 2 * num_steps - 1 if method == "heun" else num_steps
@@ -64,9 +65,11 @@ def test_network_calls_are_counted(method: Method, num_steps: int) -> None:
     np.testing.assert_allclose(sorted(set(times), reverse=True), grid, rtol=1e-6)
 
 
-@pytest.mark.parametrize("num_steps", [1, 2, 8, 32])
-@pytest.mark.parametrize("method", ["ddim", "addim", "heun", "ancestral"])
-@pytest.mark.parametrize("grid", get_args(Grid))
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("num_steps", "grid"),
+    [(1, "uniform"), (2, "uniform"), (8, "uniform"), (32, "uniform"), (8, "karras")],
+)
 def test_constant_data_comes_back(
     x64: None, method: Method, num_steps: int, grid: Grid
 ) -> None:
@@ -102,14 +105,14 @@ def test_constant_data_with_the_analytic_variance(num_steps: int) -> None:
 
 
 @pytest.mark.parametrize("grid", get_args(Grid))
-@pytest.mark.parametrize("num_steps", [1, 3, 6])
+@pytest.mark.parametrize("num_steps", [1, 6])
 def test_deterministic_samplers_are_their_numpy_loops(
     x64: None, num_steps: int, grid: Grid
 ) -> None:
     mean, deviation = 0.4, 0.6
     times = np.asarray(time_grid(SCHEDULE, num_steps, grid))
     ddim = addim = heun = Z_1
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in itertools.pairwise(times):
         lt, ls = reference.logsnr(t), reference.logsnr(s)
         ddim = reference.ddim(numpy_normal(ddim, t, mean, deviation), ddim, lt, ls)
         x_var = 0.1 / (2 + np.exp(lt))
@@ -126,7 +129,12 @@ def test_deterministic_samplers_are_their_numpy_loops(
             euler = reference.alpha(ls) * y
         heun = euler
     denoiser = of_normal(mean, deviation)
-    for method, expected in (("ddim", ddim), ("addim", addim), ("heun", heun)):
+    results: list[tuple[Method, Any]] = [
+        ("ddim", ddim),
+        ("addim", addim),
+        ("heun", heun),
+    ]
+    for method, expected in results:
         found = sample(
             denoiser, SCHEDULE, jnp.asarray(Z_1), num_steps, method, grid=grid
         )
@@ -165,8 +173,8 @@ def test_uniform_grid() -> None:
 @pytest.mark.parametrize(
     "schedule", [cosine(), cosine(-10, 10), interpolated_cosine(32, 64, 64)]
 )
-@pytest.mark.parametrize("num_steps", [1, 2, 18, 512])
-def test_karras_grid(schedule: samplers.Schedule, num_steps: int) -> None:
+@pytest.mark.parametrize("num_steps", [1, 18, 512])
+def test_karras_grid(schedule: Schedule, num_steps: int) -> None:
     times = time_grid(schedule, num_steps, "karras")
     assert times.shape == (num_steps + 1,)
     assert times[0] == 1 and times[-1] == 0
@@ -205,6 +213,6 @@ def test_low_precision_stays_finite(method: Method) -> None:
         ({"num_steps": 2, "grid": "log"}, "grid is 'log', expected 'uniform'"),
     ],
 )
-def test_bad_values(keywords: dict, words: str) -> None:
+def test_bad_values(keywords: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         sample(constant(0.0), SCHEDULE, jnp.zeros((1, 1)), **keywords)

@@ -14,7 +14,7 @@ SIZE, CHANNELS, CLASSES = 8, 3, 4
 SMALL: dict[str, Any] = {
     "name": "unet",
     "channels": (8, 16),
-    "blocks": (2, 2),
+    "blocks": (2, 1),
     "attention_resolutions": (4,),
     "head_dim": 8,
     "mlp_ratio": 2,
@@ -25,6 +25,9 @@ SMALL: dict[str, Any] = {
     "remat": "none",
     "scan_blocks": True,
 }
+
+FAST: dict[str, Any] = {"xla_backend_optimization_level": 0}
+"""Compiler options: these tests compile much and compute little."""
 
 Inputs = tuple[jax.Array, jax.Array, dict[str, jax.Array]]
 

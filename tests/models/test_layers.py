@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from multistep_cm.models import layers, uvit
+from tests.models.networks import FAST
 
 OPTIONS = layers.BlockOptions(
     channels=8, head_dim=4, mlp_ratio=2, dropout=0.0, dtype=jnp.float32, train=False
@@ -25,7 +26,8 @@ def filled(module: nn.Module, *args: Any) -> Arrays:
 
 def run(module: nn.Module, params: Arrays, *args: Any) -> np.ndarray:
     params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params)
-    return np.asarray(jax.jit(module.apply)({"params": params}, *args))
+    apply = jax.jit(module.apply, compiler_options=FAST)
+    return np.asarray(apply({"params": params}, *args))
 
 
 def draw(*shape: int) -> np.ndarray:
@@ -37,12 +39,12 @@ def swish(x: np.ndarray) -> np.ndarray:
 
 
 def dense(p: Arrays, x: np.ndarray) -> np.ndarray:
-    return x @ p["kernel"] + p["bias"]
+    return np.tensordot(x, p["kernel"], axes=1) + p["bias"]
 
 
 def film(p: Arrays, x: np.ndarray, condition: np.ndarray) -> np.ndarray:
-    scale, shift = (dense(p[k], condition)[:, None, None] for k in ("scale", "shift"))
-    return x * (1 + scale) + shift
+    both = dense(p["both"], condition)[:, :, None, None]
+    return x * (1 + both[:, 0]) + both[:, 1]
 
 
 def layer_norm(p: Arrays, x: np.ndarray) -> np.ndarray:
@@ -68,20 +70,17 @@ def conv3x3(p: Arrays, x: np.ndarray) -> np.ndarray:
 
 
 def attention(p: Arrays, x: np.ndarray, head_dim: int) -> np.ndarray:
-    def heads(name: str) -> np.ndarray:
-        h = dense(p[name], layer_norm(p["norm"], x))
-        return h.reshape(len(x), -1, x.shape[-1] // head_dim, head_dim)
+    def normed(h: np.ndarray, gain: np.ndarray) -> np.ndarray:
+        return h / np.sqrt((h**2).mean(-1, keepdims=True) + 1e-6) * gain
 
-    def normed(name: str) -> np.ndarray:
-        h = heads(name)
-        rms = np.sqrt((h**2).mean(-1, keepdims=True) + 1e-6)
-        return h / rms * p[f"{name}_norm"]["scale"]
-
-    query, key = normed("query"), normed("key")
+    qkv = dense(p["qkv"], layer_norm(p["norm"], x))
+    heads = (len(x), -1, x.shape[-1] // head_dim, head_dim)
+    query, key, value = (qkv[..., i, :].reshape(heads) for i in range(3))
+    query, key = normed(query, p["qk_norm"][0]), normed(key, p["qk_norm"][1])
     logits = np.einsum("bqhd,bkhd->bhqk", query, key)
     weights = np.exp(logits / np.sqrt(head_dim))
     weights /= weights.sum(-1, keepdims=True)
-    h = np.einsum("bhqk,bkhd->bqhd", weights, heads("value"))
+    h = np.einsum("bhqk,bkhd->bqhd", weights, value)
     return dense(p["out"], h.reshape(x.shape))
 
 
@@ -131,19 +130,25 @@ def test_groups_divide_and_hold_four_channels(channels: int, groups: int) -> Non
     assert layers.num_groups(channels) == groups
 
 
-@pytest.mark.parametrize("norm", [layers.layer_norm, lambda d, n: _group_norm(d, n)])
-def test_norms_of_bfloat16_are_computed_in_float32(norm: Any) -> None:
+@pytest.mark.parametrize("kind", [layers.GroupNorm, nn.LayerNorm])
+def test_norms_of_bfloat16_are_computed_in_float32(kind: Any) -> None:
     # In bfloat16 the mean of 300 + noise would be off by about 1.
     x = jnp.asarray(300 + 8 * draw(2, 4, 4, 8), jnp.bfloat16)
-    shape = {"scale": np.ones(8), "bias": np.zeros(8)}
-    low = run(norm(jnp.bfloat16, "norm"), shape, x)
-    high = run(norm(jnp.float32, "norm"), shape, x.astype(jnp.float32))
+    params = {"scale": np.ones(8), "bias": np.zeros(8)}
+    low = run(kind(dtype=jnp.bfloat16), params, x)
+    high = run(kind(dtype=jnp.float32), params, x.astype(jnp.float32))
     assert low.dtype == jnp.bfloat16
     np.testing.assert_allclose(low.astype(np.float32), high, rtol=2**-8, atol=1e-3)
 
 
-def _group_norm(dtype: Any, name: str) -> nn.GroupNorm:
-    return layers.group_norm(8, dtype, name)
+def test_group_norm_of_a_large_offset_is_the_formula() -> None:
+    x = 100 + draw(2, 4, 4, 8)
+    module = layers.GroupNorm(jnp.float32)
+    params = filled(module, x)
+    want = group_norm(params, x, groups=2)
+    np.testing.assert_allclose(run(module, params, x), want, atol=5e-3)
+    bias = np.broadcast_to(params["bias"], x.shape)
+    np.testing.assert_allclose(run(module, params, 0 * x), bias, atol=1e-6)
 
 
 def test_attention_is_the_formula() -> None:

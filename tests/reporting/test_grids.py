@@ -13,7 +13,7 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
 def flat(color: tuple[int, int, int], count: int, side: int = 8) -> np.ndarray:
-    return np.broadcast_to(np.uint8(color), (count, side, side, 3))
+    return np.broadcast_to(np.array(color, np.uint8), (count, side, side, 3))
 
 
 def box(picture: Image.Image, color: tuple[int, int, int]) -> tuple[int, ...]:

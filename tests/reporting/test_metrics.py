@@ -27,7 +27,7 @@ def steps_in(path: Path) -> list[int]:
 
 
 def events_in(folder: Path) -> list[Any]:
-    """All events of a folder, by the record format: length, checksum, data, checksum."""
+    """All events of a folder; a record is length, checksum, data, checksum."""
     events = []
     for path in sorted(folder.glob("events.*")):
         data = path.read_bytes()

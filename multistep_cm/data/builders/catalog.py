@@ -35,9 +35,9 @@ def open_builder(name: str, directory: str = "") -> tfds.core.DatasetBuilder:
 def _unknown(name: str, directory: str) -> str:
     """Why TFDS has no builder of this name, and what comes nearest."""
     base = name.partition("/")[0].partition(":")[0]
-    known = [*BUILDERS, *tfds.list_builders(with_community_datasets=False)]
+    known = {*BUILDERS, *tfds.list_builders(with_community_datasets=False)}
     if base not in known:
-        near = difflib.get_close_matches(base, known, n=3, cutoff=0.0)
+        near = difflib.get_close_matches(base, sorted(known), n=3, cutoff=0.0)
         return (
             f"config key data.name is {name!r}, which is no dataset of TFDS or in "
             f"data.directory = {directory!r}; the nearest names are {', '.join(near)}"

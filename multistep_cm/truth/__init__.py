@@ -1,0 +1,1 @@
+"""The laboratory: distributions whose denoiser and flow are known exactly."""
