@@ -1,6 +1,6 @@
 """Put the quickstart's results into the README: its table and its picture.
 
-  python -m benchmarks.readme [--workdir=runs/quickstart]
+python -m benchmarks.readme [--workdir=runs/quickstart]
 """
 
 import argparse
@@ -28,9 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workdir", type=Path, default=Path("runs/quickstart"))
     workdir = parser.parse_args(argv).workdir
     try:
-        text = replace_table(
-            (ROOT / "README.md").read_text(), workdir / "results.json"
-        )
+        text = replace_table((ROOT / "README.md").read_text(), workdir / "results.json")
     except (UserError, OSError) as error:
         print(f"readme: {error}: run launch/quickstart.sh first", file=sys.stderr)
         return 2

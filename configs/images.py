@@ -2,8 +2,8 @@
 
 What:      a UNet teacher, then students of 1 to 16 steps.
 Commands:  multistep-cm train --config=configs/images.py:name=cifar10 --workdir=T
-           multistep-cm train --config=configs/images.py:name=cifar10,stage=cd,steps=4 \\
-               --workdir=S --config.teacher.workdir=T
+           multistep-cm train --workdir=S --config.teacher.workdir=T \\
+               --config=configs/images.py:name=cifar10,stage=cd,steps=4
 Data:      prepared in ArrayRecord format; where it is not, the error says the command.
            Other keys: --config.data.image_key, --config.data.label_key (empty: none).
 Hardware:  one GPU or more for 32 pixels and above.

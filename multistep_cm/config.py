@@ -146,6 +146,8 @@ def _sampling() -> ConfigDict:
     sampling.method = "ddim"  # ddim, addim, heun or ancestral; students: ddim
     sampling.num_steps = 128  # students: their student_steps
     sampling.guidance_scale = 0.0
+    sampling.x_variance = "analytic"  # what aDDIM puts back; or measured, times eta
+    sampling.eta = 0.75
     sampling.every_steps = 0  # grids while training; 0 is at the end only
     sampling.num_previews = 40  # images of such a grid; 0 draws none
     return sampling

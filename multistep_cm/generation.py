@@ -14,8 +14,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from multistep_cm import factory
+from multistep_cm.data.sources import open_source
 from multistep_cm.diffusion import samplers
 from multistep_cm.diffusion.guidance import guided_denoiser
+from multistep_cm.diffusion.x_variance import measure_x_variance, table_x_variance
 from multistep_cm.errors import UserError
 from multistep_cm.losses.signature import Params
 from multistep_cm.sharding.mesh import (
@@ -25,16 +27,20 @@ from multistep_cm.sharding.mesh import (
 )
 from multistep_cm.sharding.rules import place_abstract
 from multistep_cm.training.methods import METHODS
-from multistep_cm.training.step import unscale_images
+from multistep_cm.training.step import scale_images, unscale_images
+
+MEASURED_EXAMPLES = 512
+"""Training images on which x_var is measured."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplingOptions:
-    """How to sample: the method, the number of steps, the strength of guidance."""
+    """How to sample: method, number of steps, strength of guidance, aDDIM's x_var."""
 
     method: samplers.Method
     num_steps: int
     guidance_scale: float = 0.0
+    x_variance: str = "analytic"
 
     @property
     def network_calls(self) -> int:
@@ -47,6 +53,7 @@ def sampling_options(
     method: str | None = None,
     num_steps: int | None = None,
     guidance_scale: float | None = None,
+    x_variance: str | None = None,
 ) -> SamplingOptions:
     """The config's way to sample, or what is asked for instead.
 
@@ -123,10 +130,48 @@ class Generator:
         return np.concatenate(images)[: len(labels)]
 
 
+def measured_x_variance(
+    config: ConfigDict, options: SamplingOptions, params: Params
+) -> samplers.XVariance | None:
+    """x_var of aDDIM measured on training images, if the options want that.
+
+    None, the analytic form, in all other cases. Deterministic.
+    """
+    data = config.data
+    if options.method != "addim" or options.x_variance != "measured":
+        return None
+    source = open_source(data, data.train_split)
+    examples = source.read(np.arange(min(MEASURED_EXAMPLES, len(source))))
+    schedule = factory.make_schedule(config)
+    predict = factory.make_predict(
+        factory.make_network(config), schedule, config.diffusion.prediction
+    )
+    times = samplers.time_grid(schedule, options.num_steps)[:-1]
+    values = jax.jit(
+        lambda params, images, labels: measure_x_variance(
+            lambda z_t, t, cond: predict(params, z_t, t, cond, None),
+            schedule,
+            scale_images(images, data.range),
+            {"label": labels} if data.num_classes else {},
+            jax.random.key(0),
+            times,
+            config.sampling.eta,
+        )
+    )(params, examples["image"], examples["label"])
+    return table_x_variance(times, values)
+
+
 def compile_generator(
-    config: ConfigDict, options: SamplingOptions, mesh: Mesh, batch_size: int
+    config: ConfigDict,
+    options: SamplingOptions,
+    mesh: Mesh,
+    batch_size: int,
+    x_variance: samplers.XVariance | None = None,
 ) -> Generator:
-    """Compile the whole sampler; `batch_size` is rounded up to fit the mesh."""
+    """Compile the whole sampler; `batch_size` is rounded up to fit the mesh.
+
+    `x_variance` is what aDDIM puts back, from `measured_x_variance`; None: analytic.
+    """
     network = factory.make_network(config)
     schedule = factory.make_schedule(config)
     predict = factory.make_predict(network, schedule, config.diffusion.prediction)
@@ -148,6 +193,7 @@ def compile_generator(
             options.method,
             cond={"label": labels} if num_classes else {},
             key=jax.random.fold_in(keys[0], 1),
+            x_variance=x_variance,
         )
         return unscale_images(z_0, config.data.range)
 

@@ -23,6 +23,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "consistency.norm": get_args(weighting.Norm),
     "training.decay": ("cosine", "linear", "constant"),
     "sampling.method": get_args(samplers.Method),
+    "sampling.x_variance": ("analytic", "measured"),
 }
 
 POSITIVE = (
@@ -56,6 +57,7 @@ NOT_NEGATIVE = (
     "consistency.eta",
     "consistency.multiscale",
     "training.warmup_steps",
+    "sampling.eta",
     "sampling.every_steps",
     "sampling.num_previews",
 )

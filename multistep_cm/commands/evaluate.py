@@ -22,6 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--num_steps", help="step counts, such as 8,32,128 (default: the run's own)")
     add("--sampler", help="samplers, such as ddim,addim (default: the run's own)")
     add("--guidance_scale", type=float, help="default: the run's own")
+    add(
+        "--x_variance",
+        choices=("analytic", "measured"),
+        help="what the sampler addim puts back: 0.1 / (2 + SNR), or measured on data",
+    )
     add("--num_images", type=int, help="default: evaluation.num_images of the run")
     add("--seed", type=int, default=0, help="of the starting noise (default 0)")
     add(
@@ -50,7 +55,13 @@ def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     if num_images < 2:
         raise UserError(f"--num_images is {num_images}, expected at least 2")
     ways = [
-        sampling_options(config, sampler, num_steps, arguments.guidance_scale)
+        sampling_options(
+            config,
+            sampler,
+            num_steps,
+            arguments.guidance_scale,
+            arguments.x_variance,
+        )
         for sampler in _words(arguments.sampler)
         for num_steps in _numbers(arguments.num_steps)
     ]

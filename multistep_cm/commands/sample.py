@@ -30,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--sampler", help="ddim, addim, heun or ancestral; students: ddim")
     add("--guidance_scale", type=float, help="0 is none; 0.5 and 3 are the paper's")
+    add(
+        "--x_variance",
+        choices=("analytic", "measured"),
+        help="what the sampler addim puts back: 0.1 / (2 + SNR), or measured on data",
+    )
     add("--labels", help="classes to draw, such as 3 or 0,1,2; default all in turn")
     add("--seed", type=int, default=0, help="of the starting noise (default 0)")
     add(
@@ -43,7 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Sample and write the file."""
     from multistep_cm.evaluation.npz import save_samples
-    from multistep_cm.generation import compile_generator, sampling_options
+    from multistep_cm.generation import (
+        compile_generator,
+        measured_x_variance,
+        sampling_options,
+    )
     from multistep_cm.reporting.grids import image_grid, save_png
     from multistep_cm.reporting.progress import progress
     from multistep_cm.sharding.distributed import is_main_process
@@ -58,7 +67,11 @@ def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         raise UserError(f"--num_images is {arguments.num_images}, expected at least 1")
     config = override_config(read_config(arguments.workdir), overrides)
     options = sampling_options(
-        config, arguments.sampler, arguments.num_steps, arguments.guidance_scale
+        config,
+        arguments.sampler,
+        arguments.num_steps,
+        arguments.guidance_scale,
+        arguments.x_variance,
     )
     num_classes = config.data.num_classes
     labels = parse_labels(arguments.labels, arguments.num_images, num_classes)
@@ -66,7 +79,8 @@ def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     mesh = make_mesh(config.mesh)
     step, params = load_ema(arguments.workdir, config, mesh)
     batch_size = min(config.evaluation.batch_size, arguments.num_images)
-    generator = compile_generator(config, options, mesh, batch_size)
+    x_variance = measured_x_variance(config, options, params)
+    generator = compile_generator(config, options, mesh, batch_size, x_variance)
     with progress("sampling", len(labels), enabled=is_main_process()) as bar:
         images = generator(
             params,

@@ -19,6 +19,7 @@ from multistep_cm.generation import (
     SamplingOptions,
     balanced_labels,
     compile_generator,
+    measured_x_variance,
 )
 from multistep_cm.reporting.progress import progress
 from multistep_cm.sharding.distributed import is_main_process, say
@@ -79,7 +80,8 @@ def evaluate_run(
     for way in ways:
         row = _row_name(config, way)
         batch_size = min(config.evaluation.batch_size, num_images)
-        generator = compile_generator(config, way, mesh, batch_size)
+        x_variance = measured_x_variance(config, way, params)
+        generator = compile_generator(config, way, mesh, batch_size, x_variance)
         labels = balanced_labels(num_images, config.data.num_classes)
         name = f"{row['method']} {way.num_steps}"
         with progress(f"sampling {name}", num_images, enabled=is_main_process()) as bar:
@@ -98,6 +100,7 @@ def evaluate_run(
             "train_step": step,
             "seed": seed,
             "guidance_scale": way.guidance_scale,
+            "x_variance": way.x_variance,
         }
         rows.append(row)
     if is_main_process():
@@ -114,16 +117,18 @@ def _row_name(config: ConfigDict, way: SamplingOptions) -> Row:
     }
 
 
+def _identity(row: Row) -> tuple[Any, ...]:
+    """What makes two rows the same measurement."""
+    keys = ("method", "steps", "guidance_scale", "x_variance")
+    return tuple(row.get(key) for key in keys)
+
+
 def _keep(
     path: Path, rows: Sequence[Row], classifier: Classifier | None, reference: Reference
 ) -> None:
-    new = {(row["method"], row["steps"], row["guidance_scale"]) for row in rows}
+    new = {_identity(row) for row in rows}
     old = json.loads(path.read_text())["rows"] if path.exists() else []
-    kept = [
-        row
-        for row in old
-        if (row["method"], row["steps"], row["guidance_scale"]) not in new
-    ]
+    kept = [row for row in old if _identity(row) not in new]
     results = {
         "floor": reference.floor,
         "classifier_accuracy": classifier.test_accuracy if classifier else None,

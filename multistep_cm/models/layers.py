@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from multistep_cm.models.convolution import Conv3x3
+
 EPSILON = 1e-6
 TIME_SCALE = 1000.0
 TIME_WIDTH = 128
@@ -128,14 +130,6 @@ def layer_norm(dtype: DTypeLike, name: str) -> nn.LayerNorm:
     return nn.LayerNorm(EPSILON, dtype, name=name)
 
 
-def conv3x3(
-    features: int, dtype: DTypeLike, name: str, zero_init: bool = False
-) -> nn.Conv:
-    """A 3x3 convolution that keeps the size."""
-    init = nn.initializers.zeros if zero_init else nn.initializers.lecun_normal()
-    return nn.Conv(features, (3, 3), dtype=dtype, kernel_init=init, name=name)
-
-
 def dense(
     features: int, dtype: DTypeLike, name: str, zero_init: bool = False
 ) -> nn.Dense:
@@ -211,11 +205,11 @@ class ResNetBlock(nn.Module):
         h = GroupNorm(o.dtype, name="norm_in")(x)
         if skip is not None:
             h = (h + GroupNorm(o.dtype, name="norm_skip")(skip)) * math.sqrt(0.5)
-        h = conv3x3(o.channels, o.dtype, "conv_in")(nn.swish(h))
+        h = Conv3x3(o.channels, o.dtype, name="conv_in")(nn.swish(h))
         film = FiLM(o.channels, o.dtype, name="film")(condition)
         h = nn.swish(GroupNorm(o.dtype, name="norm_out")(h, film))
         h = nn.Dropout(o.dropout, deterministic=not o.train)(h)
-        return x + conv3x3(o.channels, o.dtype, "out", zero_init=True)(h)
+        return x + Conv3x3(o.channels, o.dtype, zero_init=True, name="out")(h)
 
 
 def average_pool(x: jax.Array) -> jax.Array:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from multistep_cm.models import layers
+from multistep_cm.models.convolution import Conv3x3
 
 REMAT_POLICIES: Mapping[str, Any] = {
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -118,7 +119,7 @@ class Trunk(nn.Module):
         condition = nn.swish(embed(t, cond))
         last = len(self.channels) - 1
         x = z_t.astype(self.dtype)
-        x = layers.conv3x3(self.channels[0], self.dtype, "conv_in")(x)
+        x = Conv3x3(self.channels[0], self.dtype, name="conv_in")(x)
         kept = []
         for i in range(last):
             x, skips = self._level(i, "down", x.shape[1], train)(x, condition)
@@ -134,7 +135,7 @@ class Trunk(nn.Module):
             x = layers.upsample_nearest(x)
             x, _ = self._level(i, "up", x.shape[1], train)(x, condition, kept[i])
         x = layers.GroupNorm(jnp.float32, name="norm_out")(x)
-        out = layers.conv3x3(self.image_channels, jnp.float32, "out", zero_init=True)
+        out = Conv3x3(self.image_channels, jnp.float32, zero_init=True, name="out")
         return out(nn.swish(x))
 
     def _level(self, i: int, direction: Direction, size: int, train: bool) -> Level:

@@ -26,7 +26,6 @@ from multistep_cm.training.preview import Preview
 from multistep_cm.training.state import TrainState
 from multistep_cm.training.step import StepMetrics
 
-
 MAX_IN_FLIGHT = 2
 """Calls that the host may dispatch ahead of the device."""
 

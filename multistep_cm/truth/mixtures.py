@@ -159,6 +159,17 @@ def denoiser(mixture: Mixture, schedule: Schedule) -> Denoiser:
     return denoise
 
 
+def product_denoiser(mixture: Mixture, schedule: Schedule) -> Denoiser:
+    """The exact denoiser where every coordinate is its own draw of a 1-D `mixture`."""
+
+    def denoise(z_t: jax.Array, t: jax.Array, cond: Conditioning) -> jax.Array:
+        size = math.prod(z_t.shape[1:])
+        logsnr = jnp.repeat(schedule.logsnr(t), size)
+        return posterior_mean(mixture, z_t.reshape(-1, 1), logsnr).reshape(z_t.shape)
+
+    return denoise
+
+
 def posterior_covariance(
     mixture: Mixture, z_t: jax.Array, logsnr: ArrayLike
 ) -> jax.Array:

@@ -305,9 +305,7 @@ def test_traced_student_steps_compile_once() -> None:
     for count in (1, 4, 32):
         steps = {"student_steps": jnp.int32(count)}
         value, metrics = loss(params, batch, keys, STEP, frozen | steps)
-        own = make_consistency_loss(
-            Recorder(), SCHEDULE, make_options(count, 32), True
-        )
+        own = make_consistency_loss(Recorder(), SCHEDULE, make_options(count, 32), True)
         expected, of_own = jax.jit(own)(params, batch, keys, STEP, frozen)
         np.testing.assert_allclose(metrics["t"], of_own["t"], rtol=1e-6)
         np.testing.assert_allclose(value, expected, rtol=1e-4)

@@ -12,7 +12,7 @@ from multistep_cm.sharding import rules
 from multistep_cm.sharding.mesh import make_mesh
 from multistep_cm.training import setup
 from tests.training.tiny import (
-    TWO_LEVELS,
+    TRANSFORMER,
     host,
     noisy_params,
     random_batch,
@@ -37,7 +37,7 @@ PARAM_TOLERANCE = 2e-5
 def config_for(mesh: str) -> ConfigDict:
     data, fsdp, tensor = MESHES[mesh]
     return tiny_config(
-        **TWO_LEVELS,
+        **TRANSFORMER,
         method="cd",
         mesh__data=data,
         mesh__fsdp=fsdp,
@@ -58,8 +58,9 @@ def trained(mesh_name: str) -> dict[str, Any]:
         config = config_for(mesh_name)
         devices = jax.devices()[: np.prod(MESHES[mesh_name])]
         mesh = make_mesh(config.mesh, devices)
-        frozen = {"teacher_params": noisy_params(config, mesh, seed=1)}
-        state = setup.init_state(config, mesh, frozen)
+        teacher = noisy_params(config, mesh, seed=1)
+        state = setup.init_state(config, mesh, teacher)
+        frozen = setup.freeze(config, mesh, teacher)
         compiled = setup.build_step(config, mesh, frozen)
         shapes = {
             name: {
@@ -73,7 +74,7 @@ def trained(mesh_name: str) -> dict[str, Any]:
                 "params": state.params,
                 "ema": state.ema,
                 "optimizer": state.optimizer,
-                "teacher": frozen["teacher_params"],
+                "teacher": teacher,
             }.items()
         }
         where = jax.tree.map(

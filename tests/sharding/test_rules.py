@@ -105,7 +105,7 @@ def test_names_of_the_rules_are_names_of_the_networks(name: str, scan: bool) -> 
 
 def test_moments_are_cut_like_their_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, "SMALLEST_CUT", 64)
-    config = tiny_config(**TWO_LEVELS)
+    config = tiny_config(**TWO_LEVELS, model__name="uvit")
     mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
     network = factory.make_network(config)
     params = factory.abstract_params(network, config)

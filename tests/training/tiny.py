@@ -39,15 +39,21 @@ TINY: dict[str, Any] = {
 }
 
 TWO_LEVELS: dict[str, Any] = {
-    "model.name": "uvit",
     "model.channels": (8, 16),
     "model.blocks": (2, 2),
     "model.attention_resolutions": (4,),
 }
 
+TRANSFORMER: dict[str, Any] = {
+    "model.name": "uvit",
+    "model.channels": (16,),
+    "model.blocks": (2,),
+    "model.attention_resolutions": (8,),
+}
+
 
 def tiny_config(directory: Path | None = None, **values: Any) -> ConfigDict:
-    """The default config with `TINY` and then `values`, in which _ _ stands for a dot."""
+    """The default config with `TINY` and `values`, whose double underscores are dots."""
     config = default_config()
     named = {key.replace("__", "."): value for key, value in values.items()}
     config.update_from_flattened_dict({**TINY, **named})
@@ -64,22 +70,23 @@ def flags(config: ConfigDict) -> list[str]:
 
 
 def noisy_params(config: ConfigDict, mesh: Mesh, seed: int) -> Params:
-    """Parameters on a mesh, none of them zero as a fresh network's outputs are."""
-    network = factory.make_network(config)
-    key = jax.random.key(seed)
+    """Parameters on a mesh, none of them zero as a fresh network's outputs are.
 
-    def make() -> Params:
-        params = factory.init_params(network, config, key)
-        leaves, tree = jax.tree.flatten(params)
-        keys = jax.random.split(jax.random.fold_in(key, 1), len(leaves))
-        moved = [
-            leaf + 0.1 * jax.random.normal(k, leaf.shape)
-            for leaf, k in zip(leaves, keys, strict=True)
-        ]
-        return jax.tree.unflatten(tree, moved)
+    From numpy: the random numbers of a fresh network take longer to compile than its
+    training step.
+    """
+    rng = np.random.default_rng(seed)
+    abstract = factory.abstract_params(factory.make_network(config), config)
 
-    abstract = factory.abstract_params(network, config)
-    return jax.jit(make, out_shardings=tree_shardings(abstract, mesh))()
+    def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        noise = rng.standard_normal(leaf.shape).astype(np.float32)
+        if path[-1].key == "scale":
+            return 1 + 0.1 * noise
+        is_kernel = path[-1].key == "kernel"
+        return noise * (np.prod(leaf.shape[-2:-1]) ** -0.5 if is_kernel else 0.1)
+
+    drawn = jax.tree_util.tree_map_with_path(draw, abstract)
+    return jax.device_put(drawn, tree_shardings(abstract, mesh))
 
 
 def random_batch(config: ConfigDict, seed: int) -> dict[str, np.ndarray]:

@@ -32,6 +32,22 @@ def test_one_normal_scales(x64: None) -> None:
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
 
 
+def test_product_flow_and_denoiser(x64: None) -> None:
+    """Coordinates do not see each other: columns alone are the columns together."""
+    mixture = presets.two_normals("float64")
+    flow, together = flows.transport(mixture), jnp.asarray(Z)
+    exact = mixtures.product_denoiser(mixture, SCHEDULE)
+    alone = mixtures.denoiser(mixture, SCHEDULE)
+    t = jnp.linspace(0.1, 1.0, 6)
+    z_s, x_hat = flow(together, SCHEDULE.logsnr(t), 2.0), exact(together, t, {})
+    for column in range(3):
+        part = together[:, column : column + 1]
+        one = flow(part, SCHEDULE.logsnr(t), 2.0)
+        np.testing.assert_allclose(z_s[:, column : column + 1], one, atol=1e-12)
+        of_one = alone(part, t, {})
+        np.testing.assert_allclose(x_hat[:, column : column + 1], of_one, atol=1e-12)
+
+
 def test_transport_keeps_quantiles(x64: None) -> None:
     mixture = making.isotropic([0.3, 0.7], [[-1.0], [0.5]], [0.2, 0.4], "float64")
 

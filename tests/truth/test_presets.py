@@ -15,12 +15,12 @@ from multistep_cm.truth import mixtures, presets
 def test_dimension_draws_and_density(name: str, dimension: int) -> None:
     mixture = presets.PRESETS[name]("float32")
     assert mixture.dimension == dimension
-    x = mixtures.draw(mixture, jax.random.key(0), 1000)
+    x = jax.jit(mixtures.draw, static_argnums=2)(mixture, jax.random.key(0), 1000)
     assert x.shape == (1000, dimension) and x.dtype == np.float32
     mean, covariance = mixtures.moments(mixture)
     error = 5 * np.sqrt(np.diag(covariance) / 1000) + 1e-6
     assert np.all(np.abs(np.mean(x, axis=0) - mean) < error)
-    assert np.all(np.isfinite(mixtures.log_density(mixture, x)))
+    assert np.all(np.isfinite(jax.jit(mixtures.log_density)(mixture, x)))
 
 
 def test_every_preset_is_tested() -> None:
@@ -37,7 +37,7 @@ def test_digits_have_the_moments_of_the_digits() -> None:
 
 
 def test_ring_modes() -> None:
-    x = np.asarray(mixtures.draw(presets.ring(), jax.random.key(1), 4000))
+    x = np.asarray(mixtures.draw(presets.ring(), jax.random.key(1), 1000))
     nearest = np.rint(np.arctan2(x[:, 1], x[:, 0]) / (np.pi / 4)).astype(int) % 8
-    assert np.bincount(nearest, minlength=8).min() > 400
+    assert np.bincount(nearest, minlength=8).min() > 80
     assert abs(np.linalg.norm(x, axis=1).mean() - 1.005) < 0.02
