@@ -192,8 +192,14 @@ def load_config(specification: str, overrides: Mapping[str, str]) -> ConfigDict:
         raise UserError(f"--config: {name} defines no function get_config(arguments)")
     try:
         config = module.get_config(arguments)
-    except (AttributeError, KeyError) as error:
-        raise UserError(f"--config: {name}: {error}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        message = " ".join(str(error).split())
+        raise UserError(f"--config: {name}: {message}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"--config: {name}: get_config returned {config!r}, expected a ConfigDict "
+            "made from default_config()"
+        )
     for key, text in overrides.items():
         override(config, key, text)
     return config.lock()
@@ -257,7 +263,10 @@ def from_json(text: str, origin: str) -> ConfigDict:
         raise UserError(f"{origin} is not a config in JSON: {error}") from error
     for key, value in stored.items():
         value = tuple(value) if isinstance(value, list) else value
-        override(config, key, value if isinstance(value, str) else repr(value))
+        try:
+            override(config, key, value if isinstance(value, str) else repr(value))
+        except UserError as error:
+            raise UserError(f"{origin}: {error}") from error
     return config.lock()
 
 

@@ -62,6 +62,8 @@ def sampling_options(
     """
     sampling = config.sampling
     scale = sampling.guidance_scale if guidance_scale is None else guidance_scale
+    if not scale >= 0:
+        raise UserError(f"guidance_scale is {scale}, expected at least 0")
     if scale and not config.data.num_classes:
         raise UserError(f"guidance_scale is {scale}, but the model has no classes")
     known = get_args(samplers.Method)
@@ -72,7 +74,8 @@ def sampling_options(
         if num_steps < 1:
             raise UserError(f"num_steps is {num_steps}, expected at least 1")
         chosen = cast(samplers.Method, method or sampling.method)
-        return SamplingOptions(chosen, num_steps, scale)
+        x_variance = x_variance or sampling.x_variance
+        return SamplingOptions(chosen, num_steps, scale, x_variance)
     trained = config.consistency.student_steps
     if num_steps not in (None, trained):
         raise UserError(

@@ -56,3 +56,18 @@ def digits_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         open_source(data, data.train_split)
     return shared / "tfds"
+
+
+@pytest.fixture(scope="session")
+def teacher_workdir(digits_directory: Path) -> Path:
+    """A finished run of the smallest teacher, to read; made once for all workers."""
+    from multistep_cm.training.loop import train
+    from tests.training.tiny import tiny_config
+
+    workdir = digits_directory.parent / "teacher"
+    with (digits_directory.parent / "teacher.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (workdir / "done").exists():
+            assert train(tiny_config(digits_directory), workdir)
+            (workdir / "done").touch()
+    return workdir

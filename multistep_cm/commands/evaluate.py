@@ -46,9 +46,13 @@ def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     )
     from multistep_cm.generation import sampling_options
     from multistep_cm.reporting.tables import format_rows
+    from multistep_cm.sharding.mesh import make_mesh
+    from multistep_cm.training.teacher import check_checkpoint
+    from multistep_cm.validation import validate
     from multistep_cm.workdir import override_config, read_config
 
     config = override_config(read_config(arguments.workdir), overrides)
+    validate(config)
     num_images = arguments.num_images
     if num_images is None:
         num_images = config.evaluation.num_images
@@ -66,6 +70,12 @@ def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         for num_steps in _numbers(arguments.num_steps)
     ]
     classifier_path = arguments.classifier or arguments.workdir / "classifier.npz"
+    if classifier_path.suffix != ".npz":
+        raise UserError(
+            f"--classifier is {classifier_path}, expected a name ending in .npz"
+        )
+    make_mesh(config.mesh)  # complains before a classifier is trained
+    check_checkpoint(arguments.workdir)
     classifier, reference = load_reference(config, classifier_path)
     rows = evaluate_run(
         arguments.workdir,

@@ -57,7 +57,8 @@ def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     from multistep_cm.reporting.progress import progress
     from multistep_cm.sharding.distributed import is_main_process
     from multistep_cm.sharding.mesh import make_mesh
-    from multistep_cm.training.teacher import load_ema
+    from multistep_cm.training.teacher import check_checkpoint, load_ema
+    from multistep_cm.validation import validate
     from multistep_cm.workdir import override_config, read_config
 
     output = arguments.output or arguments.workdir / "samples" / "sample.png"
@@ -66,6 +67,7 @@ def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     if arguments.num_images < 1:
         raise UserError(f"--num_images is {arguments.num_images}, expected at least 1")
     config = override_config(read_config(arguments.workdir), overrides)
+    validate(config)
     options = sampling_options(
         config,
         arguments.sampler,
@@ -75,8 +77,9 @@ def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     )
     num_classes = config.data.num_classes
     labels = parse_labels(arguments.labels, arguments.num_images, num_classes)
-    make_folder(output.parent)
     mesh = make_mesh(config.mesh)
+    check_checkpoint(arguments.workdir)
+    make_folder(output.parent)
     step, params = load_ema(arguments.workdir, config, mesh)
     batch_size = min(config.evaluation.batch_size, arguments.num_images)
     x_variance = measured_x_variance(config, options, params)

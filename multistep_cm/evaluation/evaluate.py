@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from multistep_cm.data.sources import all_examples, open_source
+from multistep_cm.errors import UserError
 from multistep_cm.evaluation.classifier import load_or_train
 from multistep_cm.evaluation.features import Classifier
 from multistep_cm.evaluation.measure import Reference, make_reference, measure
@@ -74,6 +75,7 @@ def evaluate_run(
     method and number of steps.
     """
     config = override_config(read_config(workdir), overrides)
+    _check_number(num_images, reference)
     mesh = make_mesh(config.mesh)
     step, params = load_ema(workdir, config, mesh)
     rows = []
@@ -106,6 +108,17 @@ def evaluate_run(
     if is_main_process():
         _keep(workdir / EVALUATION_NAME, rows, classifier, reference)
     return rows
+
+
+def _check_number(num_images: int, reference: Reference) -> None:
+    """Raise UserError, before images are drawn, when there will be too few."""
+    moments = [reference.pixels, reference.features]
+    dimension = max(len(m.mean) for m in moments if m is not None)
+    if num_images <= dimension:
+        raise UserError(
+            f"num_images is {num_images}, expected more than {dimension}, the number "
+            "of features that a Fréchet distance compares"
+        )
 
 
 def _row_name(config: ConfigDict, way: SamplingOptions) -> Row:

@@ -22,6 +22,7 @@ from multistep_cm.reporting.metrics import Writer, open_writer
 from multistep_cm.reporting.progress import Progress, progress
 from multistep_cm.sharding.distributed import is_main_process, say, stop_requests
 from multistep_cm.training import setup
+from multistep_cm.training.metrics import mean_metrics
 from multistep_cm.training.preview import Preview
 from multistep_cm.training.state import TrainState
 from multistep_cm.training.step import StepMetrics
@@ -149,16 +150,20 @@ class Run:
 
     def _fetch(self, up_to: int, bar: Progress) -> None:
         """Look at the metrics of the calls up to this step, check and write them."""
-        rows = []
+        rows: list[StepMetrics] = []
         while self.pending and self.pending[0][0] <= up_to:
             step, metrics = self.pending.popleft()
-            rows.append((step, jax.device_get(metrics)))
-        if not rows:
-            return
-        for step, metrics in rows:
+            metrics = jax.device_get(metrics)
             self._check_finite(step, metrics)
-        values = _mean_metrics([metrics for _, metrics in rows])
-        step = rows[-1][0]
+            rows.append(metrics)
+            is_last = not self.pending or self.pending[0][0] > up_to
+            if is_last or step % self.config.training.log_every == 0:
+                self._write(step, rows, bar)
+                rows = []
+
+    def _write(self, step: int, rows: list[StepMetrics], bar: Progress) -> None:
+        """One line of metrics for the calls since the last one."""
+        values = mean_metrics(rows)
         if bar.images_per_second:
             values["images_per_second"] = bar.images_per_second
         self.writer.scalars(step, values)
@@ -179,22 +184,3 @@ class Run:
             f"{self.checkpoints.latest_step()} in {self.checkpoints.directory}: lower "
             "training.learning_rate or raise training.warmup_steps"
         )
-
-
-def _mean_metrics(rows: list[StepMetrics]) -> dict[str, float]:
-    """Means over calls and steps; each time bin over the examples that fell into it."""
-    total = {
-        name: np.concatenate([np.atleast_1d(row[name]) for row in rows])
-        for name in ("loss", "grad_norm")
-    }
-    values = {name: float(np.mean(array)) for name, array in total.items()}
-    values["learning_rate"] = float(np.atleast_1d(rows[-1]["learning_rate"])[-1])
-    bins = rows[0]["bin_loss"].shape[-1]
-    sums, counts = (
-        np.concatenate([row[name].reshape(-1, bins) for row in rows]).sum(0)
-        for name in ("bin_loss", "bin_count")
-    )
-    for index in np.flatnonzero(counts):
-        name = f"loss_t/{index / bins:.3f}_to_{(index + 1) / bins:.3f}"
-        values[name] = float(sums[index] / counts[index])
-    return values

@@ -83,7 +83,7 @@ def make_train_step(
             optimizer=optimizer_state,
         )
         summary = _summarize(metrics, training.time_bins)
-        summary["grad_norm"] = optax.global_norm(gradients)
+        summary["grad_norm"] = optax.tree.norm(gradients)
         summary["learning_rate"] = jnp.float32(learning_rate(state.step))
         return new_state, summary
 

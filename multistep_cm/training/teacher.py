@@ -47,11 +47,17 @@ def check_teacher(config: ConfigDict) -> None:
             f"config key teacher.workdir: the teacher in {workdir} is another network "
             f"or process than this student (teacher -> student: {'; '.join(changed)})"
         )
+    try:
+        check_checkpoint(workdir)
+    except UserError as error:
+        raise UserError(f"config key teacher.workdir: {error}") from error
+
+
+def check_checkpoint(workdir: Path) -> None:
+    """Raise UserError when nothing was saved in `workdir`; reads no checkpoint."""
     checkpoints = workdir / "checkpoints"
     if not checkpoints.is_dir() or not any(checkpoints.iterdir()):
-        raise UserError(
-            f"config key teacher.workdir: {workdir} holds no checkpoint: train it first"
-        )
+        raise UserError(f"{workdir} holds no checkpoint: train it first")
 
 
 def load_ema(workdir: Path, config: ConfigDict, mesh: Mesh) -> tuple[int, Params]:

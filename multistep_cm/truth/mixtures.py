@@ -234,11 +234,24 @@ def draw(mixture: Mixture, key: jax.Array, number: int) -> jax.Array:
     )
     inner = jax.random.normal(inner_key, (number, rank), dtype)
     outer = jax.random.normal(outer_key, (number, dimension), dtype)
-    basis = mixture.bases[component]
-    outer -= _contract("br,bdr->bd", _contract("bd,bdr->br", outer, basis), basis)
-    along = _contract("br,bdr->bd", inner * mixture.variances[component] ** 0.5, basis)
-    across = outer * mixture.rest[component, None] ** 0.5
-    return mixture.means[component] + along + across
+
+    def place(x: jax.Array, one: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+        """Fill in the samples of one component."""
+        index, mean, basis, variances, rest = one
+        outside = outer - _contract("be,er,dr->bd", outer, basis, basis)
+        along = _contract("br,dr->bd", inner * variances**0.5, basis)
+        here = mean + along + outside * rest**0.5
+        return jnp.where((component == index)[:, None], here, x), None
+
+    # One component at a time: a basis for every sample would not fit in memory.
+    components = (
+        jnp.arange(mixture.means.shape[0]),
+        mixture.means,
+        mixture.bases,
+        mixture.variances,
+        mixture.rest,
+    )
+    return jax.lax.scan(place, jnp.zeros_like(outer), components)[0]
 
 
 def moments(mixture: Mixture) -> tuple[jax.Array, jax.Array]:

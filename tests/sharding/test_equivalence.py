@@ -34,10 +34,16 @@ LOSS_TOLERANCE = 2e-5
 PARAM_TOLERANCE = 2e-5
 
 
+QUICK_COMPILATION = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
+
+
 def config_for(mesh: str) -> ConfigDict:
     data, fsdp, tensor = MESHES[mesh]
     return tiny_config(
-        **TRANSFORMER,
+        **{**TRANSFORMER, "model.blocks": (1,)},
         method="cd",
         mesh__data=data,
         mesh__fsdp=fsdp,
@@ -55,6 +61,14 @@ def trained(mesh_name: str) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         # Or nothing in so small a network would be cut.
         patch.setattr(rules, "SMALLEST_CUT", 128)
+        # Four compilations of a whole step: less optimised, in half the time.
+        patch.setattr(
+            jax.stages.Lowered,
+            "compile",
+            functools.partialmethod(
+                jax.stages.Lowered.compile, compiler_options=QUICK_COMPILATION
+            ),
+        )
         config = config_for(mesh_name)
         devices = jax.devices()[: np.prod(MESHES[mesh_name])]
         mesh = make_mesh(config.mesh, devices)

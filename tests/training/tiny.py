@@ -53,7 +53,7 @@ TRANSFORMER: dict[str, Any] = {
 
 
 def tiny_config(directory: Path | None = None, **values: Any) -> ConfigDict:
-    """The default config with `TINY` and `values`, whose double underscores are dots."""
+    """The default config, `TINY`, then `values` (with two underscores for a dot)."""
     config = default_config()
     named = {key.replace("__", "."): value for key, value in values.items()}
     config.update_from_flattened_dict({**TINY, **named})

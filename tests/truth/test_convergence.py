@@ -55,7 +55,7 @@ def test_norm_identity(x64: None, name: str, t: float, s: float) -> None:
     """E||z_s||^2 of an exact sampler is that of DDIM plus
     (alpha_s - alpha_t sigma_s / sigma_t)^2 tr Var[x | z_t] (the paper's ground for
     aDDIM)."""
-    number = 20_000
+    number = 4000
     mixture = presets.PRESETS[name]("float64")
     x = mixtures.draw(mixture, jax.random.key(0), number)
     eps = jax.random.normal(jax.random.key(1), x.shape, x.dtype)

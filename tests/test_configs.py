@@ -1,0 +1,79 @@
+"""Every config file, for every stage: it loads, is valid and makes a network."""
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from multistep_cm import factory
+from multistep_cm.config import default_config, load_config
+from multistep_cm.errors import UserError
+from multistep_cm.validation import validate
+
+FOLDER = Path(__file__).parents[1] / "configs"
+FILES = sorted(path for path in FOLDER.glob("*.py") if path.stem != "__init__")
+HEADER = ("What:", "Commands:", "Hardware:", "Expected:")
+
+
+def test_there_are_configs() -> None:
+    assert FILES
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("stage", ["teacher", "cd", "ct"])
+def test_every_stage_builds(path: Path, stage: str) -> None:
+    steps = 2
+    config = load_config(
+        f"{path}:stage={stage},steps={steps}", {"teacher.workdir": "somewhere"}
+    )
+    validate(config)
+    assert config.method == {"teacher": "denoising"}.get(stage, stage)
+    if stage != "teacher":
+        assert config.consistency.student_steps == steps
+    factory.make_schedule(config)
+    network = factory.make_network(config)
+    params = factory.abstract_params(network, config)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    inputs = factory.example_inputs(config, batch=3)
+    output = jax.eval_shape(
+        lambda p: network.apply({"params": p}, *inputs, train=False), params
+    )
+    size, channels = config.data.image_size, config.data.channels
+    assert output.shape == (3, size, size, channels)
+    assert output.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_teacher_and_student_are_one_network(path: Path) -> None:
+    teacher = load_config(f"{path}:stage=teacher", {})
+    for stage in ("cd", "ct"):
+        student = load_config(f"{path}:stage={stage}", {})
+        assert student.model == teacher.model
+        assert student.diffusion == teacher.diffusion
+        assert student.data == teacher.data
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_wrong_arguments_are_refused(path: Path) -> None:
+    for arguments in ("stage=nothing", "stages=cd", "steps=many"):
+        with pytest.raises(UserError, match="config argument"):
+            load_config(f"{path}:{arguments}", {})
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_header_says_what_it_is_for(path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for word in HEADER:
+        assert word in (module.__doc__ or ""), f"{path.name} does not say {word}"
+
+
+def test_the_default_network_builds() -> None:
+    config = default_config()
+    validate(config)
+    factory.abstract_params(factory.make_network(config), config)

@@ -1,0 +1,113 @@
+"""Processes that are killed: a real SIGKILL and a real SIGTERM from outside."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from multistep_cm.checkpoints import Checkpoints
+from multistep_cm.reporting.metrics import read_jsonl
+from multistep_cm.sharding.mesh import make_mesh
+from multistep_cm.training import setup
+from multistep_cm.training.loop import train
+from tests.training.tiny import assert_trees_equal, flags, tiny_config
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 300.0
+
+
+@contextlib.contextmanager
+def training_process(config: ConfigDict, workdir: Path) -> Iterator[subprocess.Popen]:
+    """`multistep-cm train` in a process of its own, with as many devices as here."""
+    arguments = ["--config=configs/digits.py", f"--workdir={workdir}", *flags(config)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "multistep_cm", "train", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "8"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(process: subprocess.Popen, happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not happened():
+        assert process.poll() is None, process.stdout.read() if process.stdout else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def state_of(config: ConfigDict, workdir: Path) -> tuple[int, object, object]:
+    with Checkpoints(workdir) as checkpoints:
+        found = setup.restore_state(checkpoints, config, make_mesh(config.mesh))
+    assert found is not None
+    state, data_state = found
+    return int(state.step), setup.split_state(state), data_state
+
+
+def test_killed_and_continued_is_bit_for_bit_the_whole_run(
+    digits_directory: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(
+        digits_directory, training__num_steps=300, checkpoint__every_steps=10
+    )
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    with training_process(config, killed) as process:
+        wait_for(process, lambda: (killed / "checkpoints" / "20").is_dir())
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    with Checkpoints(killed) as checkpoints:
+        reached = checkpoints.latest_step()
+    assert reached is not None
+    assert 20 <= reached < 300
+    assert train(config, killed)
+    assert train(config, whole)
+    for a, b in zip(state_of(config, killed), state_of(config, whole), strict=True):
+        assert_trees_equal(a, b)
+    pieces, at_once = (
+        [
+            {key: value for key, value in row.items() if key != "images_per_second"}
+            for row in read_jsonl(folder / "metrics.jsonl")
+        ]
+        for folder in (killed, whole)
+    )
+    assert [row["step"] for row in pieces] == list(range(2, 301, 2))
+    assert pieces == at_once
+
+
+def test_sigterm_from_outside_ends_in_order(
+    digits_directory: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(
+        digits_directory, training__num_steps=10**6, checkpoint__every_steps=10**6
+    )
+    with training_process(config, tmp_path) as process:
+        assert process.stdout is not None
+        said = ""
+        # Sent as soon as it compiles: it comes then, or some steps later.
+        while "compiling the train step" not in said:
+            line = process.stdout.readline()
+            assert line, said
+            said += line
+        process.send_signal(signal.SIGTERM)
+        said += process.communicate(timeout=PATIENCE)[0]
+        assert process.returncode == 0
+    assert "Traceback" not in said
+    (sentence,) = [line for line in said.splitlines() if "stopped by SIGTERM" in line]
+    assert sentence.endswith("saved; the same command continues")
+    step = int(sentence.partition("at step ")[2].partition(":")[0])
+    assert (tmp_path / "checkpoints" / str(step)).is_dir()
+    assert json.loads((tmp_path / "config.json").read_text())["method"] == "denoising"
