@@ -42,7 +42,7 @@ ROOMS: dict[str, set[str]] = {
     "factory": {"diffusion", "errors", "losses", "models"},
     "methods": {"diffusion", "losses"},
     "step": {"losses", "sharding"},
-    "generation": NUMERICS | {"factory", "methods", "step"},
+    "generation": NUMERICS | {"data", "factory", "methods", "step"},
     "validation": NUMERICS | {"config", "data", "methods"},
 }
 ROOMS["training"] = set(ROOMS)

@@ -56,6 +56,8 @@ def test_a_file_with_arguments_and_overrides(tmp_path: Path) -> None:
         ("x = undefined", "does not load"),
         ("x = 1", "defines no function get_config"),
         (GOOD.replace("config.seed", "config.sead"), "sead"),
+        (GOOD.replace("return config", "config.seed = 'x'; return config"), "seed"),
+        ("def get_config(arguments): return None", "returned None, expected"),
     ],
 )
 def test_a_file_that_does_not_load(tmp_path: Path, text: str, said: str) -> None:

@@ -391,6 +391,10 @@ def test_a_checkpoint_of_another_network(complain: Complain, tmp_path: Path) -> 
     with Checkpoints(workdir, keep=1) as checkpoints:
         checkpoints.save(1, {"ema": params}, {}, {})
     expected = factory.abstract_params(factory.make_network(config), config)
-    assert jax.tree.structure(expected) == jax.tree.structure(params)
+    names = [
+        [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(tree)]
+        for tree in (expected, params)
+    ]
+    assert names[0] == names[1]  # only shapes differ
     said = complain("sample", f"--workdir={workdir}")
     assert "the checkpoint is of another model" in said

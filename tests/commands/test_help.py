@@ -79,5 +79,5 @@ def test_overrides_are_told_from_options() -> None:
     rest, overrides = split_overrides(words)
     assert rest == ["--config=c.py:a=1", "--workdir=w"]
     assert overrides == {"x.y": "1=2", "z": "3"}
-    with pytest.raises(UserError, match="--config.z has no value"):
+    with pytest.raises(UserError, match=r"--config\.z has no value"):
         split_overrides(["--config.z"])
