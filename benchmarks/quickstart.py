@@ -14,29 +14,28 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from multistep_cm.commands.main import split_overrides
 from multistep_cm.config import load_config
 from multistep_cm.data.sources import all_examples, open_source
 from multistep_cm.errors import UserError
 from multistep_cm.evaluation.evaluate import Row, evaluate_run, load_reference
-from multistep_cm.generation import (
-    SamplingOptions,
-    compile_generator,
-    sampling_options,
-)
+from multistep_cm.generation import SamplingOptions, sampling_options
 from multistep_cm.reporting.grids import comparison_grid, save_png
 from multistep_cm.reporting.tables import format_rows
-from multistep_cm.sharding.mesh import make_mesh
 from multistep_cm.training.loop import train
-from multistep_cm.training.teacher import load_ema
 from multistep_cm.workdir import read_config, write_text
 
 CONFIG = Path(__file__).parents[1] / "configs" / "digits.py"
 STUDENTS = (("cd", 8), ("cd", 4), ("cd", 2), ("cd", 1), ("ct", 4))
 TEACHER_WAYS = ("ddim", "addim")
+Strip: TypeAlias = tuple[str, np.ndarray]
+"""A row of the picture: its name and images, uint8 [columns, ...]."""
+
 RESULT_KEYS = (
     "method",
     "steps",
@@ -72,13 +71,14 @@ def quickstart(workdir: Path, overrides: Mapping[str, str]) -> int:
     for stage, steps in runs:
         if not train_stage(workdir, stage, steps, overrides):
             return 1
-    rows, floor = measure_all(workdir)
+    rows, floor, strips = measure_all(workdir)
     results = {
         "floor": floor,
         "rows": [{key: row[key] for key in RESULT_KEYS} for row in rows],
     }
     write_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
-    draw_all(workdir)
+    config = read_config(workdir / "teacher")
+    draw(workdir / "samples.png", strips, config)
     print()
     print(format_rows(rows, floor))
     print(f"\nminutes: {(time.perf_counter() - start) / 60:.1f}")
@@ -107,16 +107,26 @@ def train_stage(
     return train(load_config(f"{CONFIG}:{arguments}", given), folder)
 
 
-def measure_all(workdir: Path) -> tuple[list[Row], float | None]:
-    """Every run's rows, teacher first, and the floor of the distance."""
+def measure_all(workdir: Path) -> tuple[list[Row], float | None, list[Strip]]:
+    """Every run's rows, teacher first, the floor of the distance, and the pictures."""
     print("\n== measure", flush=True)
     config = read_config(workdir / "teacher")
     classifier, reference = load_reference(config, workdir / "classifier.npz")
-    number = config.evaluation.num_images
-    rows = []
+    shown = shown_images(config)
+    rows: list[Row] = []
+    strips = [real_strip(config, shown)]
+
+    def show(row: Row, images: np.ndarray) -> None:
+        steps = f"{row['steps']} step{'s' if row['steps'] > 1 else ''}"
+        name = row["method"].replace("teacher_", "")
+        strips.append((f"{name}, {steps}", images[shown]))
+
     for folder, ways in all_ways(workdir):
-        rows += evaluate_run(folder, ways, classifier, reference, number, seed=1)
-    return rows, reference.floor
+        number = config.evaluation.num_images
+        rows += evaluate_run(
+            folder, ways, classifier, reference, number, seed=1, show=show
+        )
+    return rows, reference.floor, strips
 
 
 def all_ways(workdir: Path) -> list[tuple[Path, list[SamplingOptions]]]:
@@ -130,27 +140,28 @@ def all_ways(workdir: Path) -> list[tuple[Path, list[SamplingOptions]]]:
     return ways
 
 
-def draw_all(workdir: Path, columns: int = 20) -> None:
-    """One row a model, all from the same noise, and a row of real images above."""
-    config = read_config(workdir / "teacher")
-    mesh = make_mesh(config.mesh)
-    labels = np.sort(np.arange(columns) % config.data.num_classes).astype(np.int32)
-    real, real_labels = all_examples(open_source(config.data, config.data.train_split))
-    firsts = [
-        int(np.flatnonzero(real_labels == label)[i % 2])
-        for i, label in enumerate(labels)
+def shown_images(config: ConfigDict, per_class: int = 2) -> np.ndarray:
+    """Indices of evaluated images for the picture, class by class."""
+    classes = np.repeat(np.arange(config.data.num_classes), per_class)
+    turns = np.tile(np.arange(per_class), config.data.num_classes)
+    return classes + turns * config.data.num_classes
+
+
+def real_strip(config: ConfigDict, shown: np.ndarray) -> Strip:
+    """Real images of the same classes."""
+    images, labels = all_examples(open_source(config.data, config.data.train_split))
+    classes, turns = shown % config.data.num_classes, shown // config.data.num_classes
+    indices = [
+        int(np.flatnonzero(labels == label)[turn])
+        for label, turn in zip(classes, turns, strict=True)
     ]
-    rows = [("real images", real[firsts])]
-    for folder, ways in all_ways(workdir):
-        run_config = read_config(folder)
-        _, params = load_ema(folder, run_config, mesh)
-        for way in ways:
-            generator = compile_generator(run_config, way, mesh, columns)
-            calls = f"{way.num_steps} step{'s' if way.num_steps > 1 else ''}"
-            name = folder.name.rstrip("0123456789").replace("teacher", way.method)
-            rows.append((f"{name}, {calls}", generator(params, labels, seed=0)))
-    names = [str(label) for label in labels]
-    save_png(workdir / "samples.png", comparison_grid(rows, column_labels=names))
+    return "real images", images[indices]
+
+
+def draw(path: Path, strips: Sequence[Strip], config: ConfigDict) -> None:
+    """One row a model, all from the same noise, under a row of real images."""
+    names = [str(i % config.data.num_classes) for i in shown_images(config)]
+    save_png(path, comparison_grid(strips, column_labels=names))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ Commands:  multistep-cm train --config=configs/digits.py:stage=teacher --workdir
            multistep-cm train --config=configs/digits.py:stage=cd,steps=4 --workdir=S \\
                --config.teacher.workdir=T
            multistep-cm train --config=configs/digits.py:stage=ct,steps=4 --workdir=S
-Hardware:  2 CPU cores.
+Hardware:  2 CPU cores; launch/quickstart.sh runs all of it in a quarter of an hour.
+Expected:  Fréchet distance 0.002 of the teacher, 0.002 to 0.005 of CD from 8 to 1 steps
+           (measured by us: README.md).
 """
 
 from ml_collections import ConfigDict
@@ -46,7 +48,7 @@ def get_config(arguments: str = "") -> ConfigDict:
     training.ema_decay = 0.99
     config.checkpoint.every_steps = 500
     config.sampling.num_steps = 128
-    config.evaluation.num_images = 2000
+    config.evaluation.num_images = 1500
     if stage == "teacher":
         training.num_steps = 1500
         training.learning_rate = 2e-3

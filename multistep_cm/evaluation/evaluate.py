@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -67,8 +67,12 @@ def evaluate_run(
     num_images: int,
     seed: int,
     overrides: Mapping[str, str] = MappingProxyType({}),
+    show: Callable[[Row, np.ndarray], None] = lambda row, images: None,
 ) -> list[Row]:
     """Sample the run's averaged weights in each way and measure; one row for each.
+
+    `show` is called with each row and its images, uint8 [num_images, ...]; image i has
+    class i modulo the number of classes and, for one seed, the same noise in every run.
 
     `overrides` are config keys that say how and where it is sampled, such as the mesh.
     Rows are also kept in `workdir/evaluation.json`, where they replace rows of the same
@@ -105,6 +109,7 @@ def evaluate_run(
             "x_variance": way.x_variance,
         }
         rows.append(row)
+        show(row, images)
     if is_main_process():
         _keep(workdir / EVALUATION_NAME, rows, classifier, reference)
     return rows

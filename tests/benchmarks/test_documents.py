@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import ablations, readme
+from benchmarks.quickstart import CONFIG
 from multistep_cm.config import load_config
 from multistep_cm.errors import UserError
 from multistep_cm.validation import validate
@@ -24,7 +25,7 @@ ROW = {
 @pytest.mark.parametrize("name", ablations.VARIATIONS)
 def test_every_variation_is_a_valid_config(name: str) -> None:
     overrides = {"teacher.workdir": "T", **ablations.VARIATIONS[name]}
-    validate(load_config(f"{ablations.CONFIG}:stage=cd,steps=1", overrides))
+    validate(load_config(f"{CONFIG}:stage=cd,steps=1", overrides))
 
 
 def test_rows_are_kept_replaced_and_ordered(tmp_path: Path) -> None:

@@ -145,8 +145,7 @@ def with_metrics(result: tuple[Any, Any], **values: float) -> tuple[Any, Any]:
     return state, {**metrics, **{k: jnp.float32(v) for k, v in values.items()}}
 
 
-@pytest.mark.parametrize("name", ["loss", "grad_norm"])
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(("name", "value"), [("loss", np.nan), ("grad_norm", np.inf)])
 def test_what_is_not_finite_stops_the_run(
     digits_directory: Path,
     tmp_path: Path,

@@ -110,7 +110,7 @@ def host(tree: Any) -> Any:
 
 def assert_trees_equal(a: Any, b: Any) -> None:
     """The same structure and the same bits."""
-    assert jax.tree.structure(a) == jax.tree.structure(b)
+    assert str(jax.tree.structure(a)) == str(jax.tree.structure(b))
     for (path, left), right in zip(
         jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True
     ):

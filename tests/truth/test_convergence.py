@@ -35,22 +35,30 @@ def test_order_of_convergence(x64: None, method: Method, order: int) -> None:
 
 
 def test_addim_becomes_ddim(x64: None) -> None:
-    """In many dimensions their difference falls like 1 / steps: aDDIM converges too."""
+    """Their difference vanishes, but like steps^-1/2 and not like DDIM's own error.
+
+    Where the data has a density, e_hat = -sigma score goes to 0 with sigma, and
+    sqrt(sigma_s^2 + d z_var / ||e_hat||^2) e_hat then moves by sqrt(z_var) along
+    e_hat: of order 1 / steps in each of the last steps, of which about
+    sqrt(steps) are so.
+    """
     mixture = presets.low_rank_64("float64")
     exact = mixtures.denoiser(mixture, SCHEDULE)
     z_1 = jnp.asarray(np.random.default_rng(0).normal(size=(8, 64)))
-    counts = (64, 128, 256)
+    counts = (64, 256, 1024)
     differences = []
     for n in counts:
         addim = sample(exact, SCHEDULE, z_1, n, "addim")
         of_ddim = sample(exact, SCHEDULE, z_1, n, "ddim")
         differences.append(float(jnp.sqrt(jnp.mean((addim - of_ddim) ** 2))))
-    assert 0.7 < slope(counts, differences) < 1.3
-    assert differences[-1] < 0.02
+    assert 0.45 < slope(counts, differences) < 0.75
+    assert differences[-1] < 3e-3
 
 
 @pytest.mark.parametrize(("t", "s"), [(1.0, 0.5), (0.6, 0.4), (0.3, 0.0)])
-@pytest.mark.parametrize("name", ["ring", "low_rank_64"])
+@pytest.mark.parametrize(
+    "name", ["ring", pytest.param("low_rank_64", marks=pytest.mark.slow)]
+)
 def test_norm_identity(x64: None, name: str, t: float, s: float) -> None:
     """E||z_s||^2 of an exact sampler is that of DDIM plus
     (alpha_s - alpha_t sigma_s / sigma_t)^2 tr Var[x | z_t] (the paper's ground for

@@ -35,9 +35,9 @@ def test_one_normal_scales(x64: None) -> None:
 def test_product_flow_and_denoiser(x64: None) -> None:
     """Coordinates do not see each other: columns alone are the columns together."""
     mixture = presets.two_normals("float64")
-    flow, together = flows.transport(mixture), jnp.asarray(Z)
-    exact = mixtures.product_denoiser(mixture, SCHEDULE)
-    alone = mixtures.denoiser(mixture, SCHEDULE)
+    flow, together = jax.jit(flows.transport(mixture)), jnp.asarray(Z)
+    exact = jax.jit(mixtures.product_denoiser(mixture, SCHEDULE))
+    alone = jax.jit(mixtures.denoiser(mixture, SCHEDULE))
     t = jnp.linspace(0.1, 1.0, 6)
     z_s, x_hat = flow(together, SCHEDULE.logsnr(t), 2.0), exact(together, t, {})
     for column in range(3):

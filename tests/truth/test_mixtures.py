@@ -116,20 +116,24 @@ def test_score_and_tweedie(x64: None) -> None:
     z = jnp.asarray(POINTS)
     alpha = reference.alpha(LOGSNR)[:, None]
     sigma = reference.sigma(LOGSNR)[:, None]
-    for mixture in both():
+
+    @jax.jit
+    def derivatives(mixture: mixtures.Mixture) -> tuple[jax.Array, jax.Array]:
         gradient = jax.grad(
-            lambda z, m=mixture: mixtures.noisy_log_density(m, z, LOGSNR).sum()
+            lambda z: mixtures.noisy_log_density(mixture, z, LOGSNR).sum()
         )(z)
+        jacobian = jax.vmap(
+            jax.jacobian(lambda z, at: mixtures.posterior_mean(mixture, z[None], at)[0])
+        )(z, jnp.asarray(LOGSNR))
+        return gradient, jacobian
+
+    for mixture in both():
+        gradient, jacobian = derivatives(mixture)
         score = mixtures.score(mixture, z, LOGSNR)
         np.testing.assert_allclose(score, gradient, rtol=1e-9, atol=1e-9)
         x_hat = mixtures.posterior_mean(mixture, z, LOGSNR)
         tweedie = (z + sigma**2 * score) / alpha
         np.testing.assert_allclose(x_hat, tweedie, rtol=1e-8, atol=1e-10)
-        jacobian = jax.vmap(
-            jax.jacobian(
-                lambda z, at, m=mixture: mixtures.posterior_mean(m, z[None], at)[0]
-            )
-        )(z, jnp.asarray(LOGSNR))
         covariance = mixtures.posterior_covariance(mixture, z, LOGSNR)
         scale = (alpha / sigma**2)[..., None]
         np.testing.assert_allclose(jacobian, scale * covariance, rtol=1e-8, atol=1e-9)
