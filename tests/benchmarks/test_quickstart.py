@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import jax
 import pytest
 
-from benchmarks.quickstart import STUDENTS, main
+from benchmarks import quickstart
+from benchmarks.quickstart import main
 from multistep_cm.evaluation import classifier
 
+STUDENTS = (("cd", 2), ("ct", 1))
 TINY = {
     "data.directory": "",
     "model.channels": "(8,)",
@@ -31,6 +34,9 @@ def test_the_whole_job(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(quickstart, "STUDENTS", STUDENTS)
+    one_device = jax.devices()[:1]  # a mesh of one compiles faster
+    monkeypatch.setattr(jax, "devices", lambda: one_device)
     quick = classifier.TrainingSettings(num_steps=2, batch_size=16)
     monkeypatch.setattr(classifier, "TrainingSettings", lambda: quick)
     keys = {**TINY, "data.directory": str(digits_directory)}
@@ -52,10 +58,10 @@ def test_the_whole_job(
     assert "samples.png" in capsys.readouterr().out
 
     # A second time nothing is trained again.
-    written = (tmp_path / "cd1" / "metrics.jsonl").read_bytes()
+    written = (tmp_path / "cd2" / "metrics.jsonl").read_bytes()
     assert main(arguments) == 0
     assert capsys.readouterr().out.count("nothing to train") == 1 + len(STUDENTS)
-    assert (tmp_path / "cd1" / "metrics.jsonl").read_bytes() == written
+    assert (tmp_path / "cd2" / "metrics.jsonl").read_bytes() == written
 
 
 def test_bad_input_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
