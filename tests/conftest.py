@@ -62,12 +62,13 @@ def digits_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def teacher_workdir(digits_directory: Path) -> Path:
     """A finished run of the smallest teacher, to read; made once for all workers."""
     from multistep_cm.training.loop import train
-    from tests.training.tiny import tiny_config
+    from tests.training.tiny import one_device, tiny_config
 
     workdir = digits_directory.parent / "teacher"
     with (digits_directory.parent / "teacher.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (workdir / "done").exists():
-            assert train(tiny_config(digits_directory), workdir)
+            with one_device():
+                assert train(tiny_config(digits_directory), workdir)
             (workdir / "done").touch()
     return workdir

@@ -21,9 +21,16 @@ from multistep_cm.sharding.mesh import make_mesh
 from multistep_cm.training import loop, setup
 from multistep_cm.training.loop import TrainingDivergedError, train
 from multistep_cm.training.state import TrainState
-from tests.training.tiny import assert_trees_equal, tiny_config
+from tests.training.tiny import assert_trees_equal, one_device, tiny_config
 
 AroundStep = Callable[[int, Callable[[], tuple[Any, Any]]], tuple[Any, Any]]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def single() -> Iterator[None]:
+    """Of the devices, one: what several compute is tests/sharding's matter."""
+    with one_device():
+        yield
 
 
 def steps_on_disk(workdir: Path) -> set[int]:

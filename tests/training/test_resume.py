@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
 from ml_collections import ConfigDict
 
 from multistep_cm.checkpoints import Checkpoints
@@ -17,20 +17,26 @@ from multistep_cm.reporting.metrics import read_jsonl
 from multistep_cm.sharding.mesh import make_mesh
 from multistep_cm.training import setup
 from multistep_cm.training.loop import train
-from tests.training.tiny import assert_trees_equal, flags, tiny_config
+from tests.training.tiny import assert_trees_equal, flags, one_device, tiny_config
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 300.0
 
 
+@pytest.fixture(autouse=True, scope="module")
+def single() -> Iterator[None]:
+    """Of the devices, one: what several compute is tests/sharding's matter."""
+    with one_device():
+        yield
+
+
 @contextlib.contextmanager
 def training_process(config: ConfigDict, workdir: Path) -> Iterator[subprocess.Popen]:
-    """`multistep-cm train` in a process of its own, with as many devices as here."""
+    """`multistep-cm train` in a process of its own, which has one device."""
     arguments = ["--config=configs/digits.py", f"--workdir={workdir}", *flags(config)]
     process = subprocess.Popen(
         [sys.executable, "-m", "multistep_cm", "train", *arguments],
         cwd=ROOT,
-        env={**os.environ, "JAX_NUM_CPU_DEVICES": "8"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

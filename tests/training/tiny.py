@@ -1,11 +1,14 @@
 """A run so small that it trains in a second, and the pieces that tests make of it."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -60,6 +63,15 @@ def tiny_config(directory: Path | None = None, **values: Any) -> ConfigDict:
     if directory is not None:
         config.data.directory = str(directory)
     return config
+
+
+@contextlib.contextmanager
+def one_device() -> Iterator[None]:
+    """Runs train on one device: eight simulated ones wait for each other."""
+    first = jax.devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *_: first)
+        yield
 
 
 def flags(config: ConfigDict) -> list[str]:
