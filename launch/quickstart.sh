@@ -8,8 +8,9 @@ source launch/environment.sh
 
 # On CPU: one simulated device a core (a power of two, at most 8), the batch split over
 # them, instead of one device with many threads. Measured on 2 cores: 1.5 times as fast.
-# Convolutions then keep to one thread, as they must: a device that waits in a collective
-# holds a thread that another device's convolution could wait for.
+# Convolutions then keep to one thread: without that, one training run locked up in a
+# collective. The likely cause, not proven: a waiting device holds a thread that another
+# device's convolution waits for.
 cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || printf 1)
 devices=1
 while ((devices * 2 <= cores && devices < 8)); do
