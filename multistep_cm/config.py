@@ -72,9 +72,9 @@ def _diffusion() -> ConfigDict:
 def _model() -> ConfigDict:
     """The network."""
     model = ConfigDict()
-    model.name = "unet"  # unet or uvit
-    model.channels = (64, 128)  # one per resolution, highest first
-    model.blocks = (2, 2)  # blocks per resolution; the last is the middle
+    model.name = "unet"  # unet, uvit or mlp
+    model.channels = (64, 128)  # one per resolution, highest first; mlp: the width
+    model.blocks = (2, 2)  # one per resolution; the last is the middle; mlp: one
     model.attention_resolutions = (4,)  # feature-map sizes with attention
     model.head_dim = 64
     model.mlp_ratio = 4

@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from multistep_cm.models.layers import BlockOptions
+from multistep_cm.models.mlp import ResidualMLP
 from multistep_cm.models.trunk import REMAT_POLICIES, Trunk
 from multistep_cm.models.unet import ResNetAttentionBlock
 from multistep_cm.models.uvit import TransformerBlock
@@ -19,18 +21,22 @@ ATTENTION_BLOCKS: Mapping[str, Callable[..., nn.Module]] = {
 """The block of the levels with attention; the one thing that a model's name decides
 besides the position embedding."""
 
+NAMES = (*ATTENTION_BLOCKS, "mlp")
+
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def build_network(
     model_config: Mapping[str, Any], image_channels: int, num_classes: int
-) -> Trunk:
+) -> Trunk | ResidualMLP:
     """The linen module of `model.*`; call it as `trunk.Trunk.__call__` says.
 
     num_classes = 0 makes an unconditional network. Check the config by `check_model`
     first: here a wrong value is a KeyError or comes out as a wrong network.
     """
     model = model_config
+    if model["name"] == "mlp":
+        return _build_mlp(model, num_classes)
     return Trunk(
         attention_block=ATTENTION_BLOCKS[model["name"]],
         position_embedding=model["name"] == "uvit",
@@ -50,10 +56,29 @@ def build_network(
     )
 
 
+def _build_mlp(model: Mapping[str, Any], num_classes: int) -> ResidualMLP:
+    options = BlockOptions(
+        channels=model["channels"][0],
+        head_dim=model["head_dim"],
+        mlp_ratio=model["mlp_ratio"],
+        dropout=model["dropout"],
+        dtype=DTYPES[model["dtype"]],
+        train=False,
+    )
+    return ResidualMLP(
+        options=options,
+        count=model["blocks"][0],
+        condition_width=model["condition_width"],
+        remat=model["remat"],
+        scan_blocks=model["scan_blocks"],
+        num_classes=num_classes,
+    )
+
+
 def check_model(model_config: Mapping[str, Any], image_size: int) -> None:
     """Raise ValueError, in one sentence, for the first value that makes no network."""
     model = model_config
-    _check_choice("model.name", model["name"], ATTENTION_BLOCKS)
+    _check_choice("model.name", model["name"], NAMES)
     _check_choice("model.dtype", model["dtype"], DTYPES)
     _check_choice("model.remat", model["remat"], ("none", *REMAT_POLICIES))
     for key in ("channels", "blocks"):
@@ -71,6 +96,8 @@ def check_model(model_config: Mapping[str, Any], image_size: int) -> None:
         raise ValueError(
             f"config key model.dropout is {model['dropout']}, expected in [0, 1)"
         )
+    if model["name"] == "mlp":
+        _check_mlp(model)
     factor = 2 ** (levels - 1)
     if image_size < factor or image_size % factor:
         raise ValueError(
@@ -83,6 +110,22 @@ def check_model(model_config: Mapping[str, Any], image_size: int) -> None:
             raise ValueError(
                 f"config key model.head_dim is {model['head_dim']}, which does not "
                 f"divide the {count} channels of the attention level of size {size}"
+            )
+
+
+def _check_mlp(model: Mapping[str, Any]) -> None:
+    """Nothing of the config may be without effect."""
+    for key in ("channels", "blocks"):
+        if len(model[key]) != 1:
+            raise ValueError(
+                f"config key model.{key} is {model[key]}, expected one number: an mlp "
+                "has one width and one row of blocks"
+            )
+    for key in ("attention_resolutions", "dropout_resolutions"):
+        if model[key]:
+            raise ValueError(
+                f"config key model.{key} is {model[key]}, expected (): an mlp has no "
+                "feature maps"
             )
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from multistep_cm.models.build import build_network
+from multistep_cm.models.mlp import ResidualMLP
 from multistep_cm.models.trunk import Trunk
 
 SIZE, CHANNELS, CLASSES = 8, 3, 4
@@ -32,7 +33,7 @@ FAST: dict[str, Any] = {"xla_backend_optimization_level": 0}
 Inputs = tuple[jax.Array, jax.Array, dict[str, jax.Array]]
 
 
-def network(**changes: Any) -> Trunk:
+def network(**changes: Any) -> Trunk | ResidualMLP:
     """The small network with some config keys changed."""
     return build_network(SMALL | changes, CHANNELS, CLASSES)
 
@@ -46,14 +47,14 @@ def inputs(batch: int = 3, seed: int = 0) -> Inputs:
     return jnp.asarray(z_t), t, {"label": label}
 
 
-def init_shapes(net: Trunk, example: Inputs) -> Any:
+def init_shapes(net: Trunk | ResidualMLP, example: Inputs) -> Any:
     """Shapes and dtypes of the parameters."""
     return jax.eval_shape(lambda key: net.init(key, *example), jax.random.key(0))[
         "params"
     ]
 
 
-def random_params(net: Trunk, seed: int = 0) -> Any:
+def random_params(net: Trunk | ResidualMLP, seed: int = 0) -> Any:
     """Parameters drawn at about the size that trained ones have, none of them zero."""
     rng = np.random.default_rng(seed)
 

@@ -18,6 +18,13 @@ PAPER = {
     "condition_width": 1024,
 }
 
+MLP: dict[str, Any] = {
+    "name": "mlp",
+    "channels": (8,),
+    "blocks": (2,),
+    "attention_resolutions": (),
+}
+
 
 @pytest.mark.parametrize(
     ("size", "channels", "blocks", "millions", "digits"),
@@ -60,12 +67,17 @@ def test_good_models_pass() -> None:
     check_model(SMALL | {"channels": (4,), "blocks": (1,)}, 7)
     # A level without attention may have channels that head_dim does not divide.
     check_model(SMALL | {"channels": (12, 16)}, 8)
+    check_model(SMALL | MLP, 7)
 
 
 @pytest.mark.parametrize(
     ("changes", "size", "sentence"),
     [
-        ({"name": "unett"}, 8, "model.name is 'unett', expected one of: unet, uvit"),
+        (
+            {"name": "unett"},
+            8,
+            "model.name is 'unett', expected one of: unet, uvit, mlp",
+        ),
         ({"dtype": "half"}, 8, "model.dtype is 'half', expected .* float32, bfloat16"),
         ({"remat": "all"}, 8, "model.remat is 'all', expected .* none, full, dots"),
         ({"blocks": (2,)}, 8, "model.channels and model.blocks have 2 and 1 entries"),
@@ -77,6 +89,9 @@ def test_good_models_pass() -> None:
         ({}, 9, "image size 9 is not divisible by 2"),
         ({}, 0, "image size 0 is not divisible by 2"),
         ({"channels": (8,) * 5, "blocks": (1,) * 5}, 8, "size 8 .* divisible by 16"),
+        ({"name": "mlp"}, 8, r"model.channels is \(8, 16\), expected one number"),
+        (MLP | {"attention_resolutions": (4,)}, 8, r"resolutions is \(4,\), .* \(\)"),
+        (MLP | {"dropout_resolutions": (8,)}, 8, r"resolutions is \(8,\), .* \(\)"),
         ({"channels": (8, 12)}, 8, "head_dim is 8, .* 12 channels .* of size 4"),
     ],
 )
