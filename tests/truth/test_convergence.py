@@ -10,6 +10,7 @@ from multistep_cm.diffusion.parameterization import add_noise
 from multistep_cm.diffusion.samplers import Method, sample
 from multistep_cm.diffusion.schedules import cosine
 from multistep_cm.truth import flows, mixtures, presets
+from tests.diffusion import reference
 
 SCHEDULE = cosine()
 
@@ -32,6 +33,83 @@ def test_order_of_convergence(x64: None, method: Method, order: int) -> None:
     ]
     assert abs(slope(counts, errors) - order) < 0.15
     assert errors[-1] < 1e-2 / 4**order
+
+
+@pytest.mark.parametrize(("method", "order"), [("ddim", 1), ("heun", 2)])
+def test_order_of_convergence_on_the_ring(
+    x64: None, method: Method, order: int
+) -> None:
+    """In two dimensions, against Runge-Kutta, whose error does not count."""
+    mixture = presets.ring("float64")
+    exact = mixtures.denoiser(mixture, SCHEDULE)
+    z_1 = jnp.asarray(np.random.default_rng(0).normal(size=(64, 2)))
+    solution = flows.integrate(
+        lambda z, logsnr: mixtures.posterior_mean(mixture, z, logsnr),
+        z_1,
+        SCHEDULE.logsnr(1.0),
+        SCHEDULE.logsnr(0.0),
+        1024,
+    )
+    counts = (256, 512, 1024)
+    errors = []
+    for n in counts:
+        difference = sample(exact, SCHEDULE, z_1, n, method) - solution.z_s
+        errors.append(float(jnp.sqrt(jnp.mean(difference**2))))
+    assert float(solution.error.max()) < 1e-2 * errors[-1]
+    assert abs(slope(counts, errors) - order) < 0.15
+
+
+RING = np.stack([np.cos(np.pi * np.arange(8) / 4), np.sin(np.pi * np.arange(8) / 4)], 1)
+
+
+def numpy_ring(z: reference.Array, logsnr: float) -> reference.Array:
+    """E[x | z_t] of the ring in numpy: eight modes of deviation 0.1."""
+    alpha, noise = reference.alpha(logsnr), reference.sigma(logsnr) ** 2
+    variance = 0.01 * alpha**2 + noise
+    delta = z[:, None] - alpha * RING
+    joint = np.exp(-0.5 * (delta**2).sum(2) / variance)
+    share = joint / joint.sum(1, keepdims=True)
+    means = RING + 0.01 * alpha / variance * delta
+    return np.einsum("bk,bkd->bd", share, means)
+
+
+@pytest.mark.parametrize(("t", "s"), [(1.0, 0.75), (0.7, 0.4)])
+@pytest.mark.parametrize(("dtype", "limit"), [("float32", 1e-5), ("float64", 1e-10)])
+def test_one_step_with_the_exact_denoiser(
+    x64: None, dtype: str, limit: float, t: float, s: float
+) -> None:
+    """DDIM, its inverse, aDDIM and Heun, with every number made in numpy too."""
+    mixture = presets.ring(dtype)
+    z = np.random.default_rng(2).normal(size=(16, 2))
+    z_t = jnp.asarray(z, dtype)
+    # The same numbers for both sides, so that only the step can differ.
+    logsnr_t, logsnr_s = (np.asarray(reference.logsnr(v), dtype) for v in (t, s))
+    lt, ls = np.float64(logsnr_t), np.float64(logsnr_s)
+    x = numpy_ring(z, lt)
+    euler = reference.ddim(x, z, lt, ls)
+    x_var = 0.1 / (2 + np.exp(lt))
+    of_addim = reference.addim(x, z, lt, ls, x_var)
+    slope_t = (z - reference.alpha(lt) * x) / reference.sigma(lt)
+    slope_s = (euler - reference.alpha(ls) * numpy_ring(euler, ls)) / reference.sigma(
+        ls
+    )
+    distance = np.exp(-ls / 2) - np.exp(-lt / 2)
+    y_s = z / reference.alpha(lt) + distance * (slope_t + slope_s) / 2
+    of_heun = reference.alpha(ls) * y_s
+
+    x_hat = mixtures.posterior_mean(mixture, z_t, logsnr_t)
+    z_s = ddim.ddim_step(x_hat, z_t, logsnr_t, logsnr_s)
+    back = ddim.inverse_ddim(z_s, z_t, logsnr_t, logsnr_s)
+    variance = ddim.x_variance_analytic(logsnr_t)
+    addim = ddim.addim_step(x_hat, z_t, logsnr_t, logsnr_s, variance)
+    x_hat_s = mixtures.posterior_mean(mixture, z_s, logsnr_s)
+    effective = ddim.heun_effective_x(x_hat, x_hat_s, logsnr_t, logsnr_s)
+    heun = ddim.ddim_step(effective, z_t, logsnr_t, logsnr_s)
+    pairs = [(x_hat, x), (z_s, euler), (back, x), (addim, of_addim), (heun, of_heun)]
+    for found, expected in pairs:
+        assert found.dtype == dtype
+        scale = np.maximum(1, np.abs(expected))
+        np.testing.assert_array_less(np.abs(found - expected) / scale, limit)
 
 
 def test_addim_becomes_ddim(x64: None) -> None:
