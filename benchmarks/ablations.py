@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.documents import replace_between, split_at_marks
 from benchmarks.quickstart import CONFIG
 from multistep_cm.config import load_config
 from multistep_cm.errors import UserError
@@ -122,10 +123,7 @@ def keep_row(document: Path, row: Mapping[str, str]) -> None:
     Raises UserError when the document lacks its marks.
     """
     text = document.read_text()
-    before, found, rest = text.partition(BEGIN)
-    table, ended, after = rest.partition(END)
-    if not found or not ended:
-        raise UserError(f"{document} lacks the marks {BEGIN} and {END}")
+    _, table, _ = split_at_marks(text, BEGIN, END, str(document))
     lines = [line for line in table.splitlines() if line.startswith("| ")][1:]
     rows = [dict(zip(row, _cells(line), strict=True)) for line in lines]
     rows = [old for old in rows if (old["variation"], old["K"]) != _kind(row)]
@@ -136,8 +134,8 @@ def keep_row(document: Path, row: Mapping[str, str]) -> None:
     )
     header = ["| " + " | ".join(row) + " |", "|" + "---|" * len(row)]
     body = ["| " + " | ".join(each.values()) + " |" for each in rows]
-    new = "\n".join([BEGIN, *header, *body, END])
-    write_text(document, before + new + after)
+    new = "\n".join([*header, *body])
+    write_text(document, replace_between(text, BEGIN, END, new, str(document)))
     print(json.dumps(dict(row), ensure_ascii=False))
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.documents import replace_between, split_at_marks
 from multistep_cm.errors import UserError
 from multistep_cm.reporting.tables import format_rows
 from multistep_cm.workdir import write_text
@@ -44,13 +45,10 @@ def replace_table(readme: str, results_path: Path) -> str:
 
     Raises UserError when the marks are missing.
     """
-    before, found, rest = readme.partition(BEGIN)
-    _, ended, after = rest.partition(END)
-    if not found or not ended:
-        raise UserError(f"README.md lacks the marks {BEGIN} and {END}")
+    split_at_marks(readme, BEGIN, END, "README.md")
     results = json.loads(results_path.read_text())
     table = format_rows(results["rows"], results["floor"])
-    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+    return replace_between(readme, BEGIN, END, table, "README.md")
 
 
 if __name__ == "__main__":
