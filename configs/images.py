@@ -14,13 +14,14 @@ Expected:  not measured by us; the paper has ImageNet only. The discretisation i
 from ml_collections import ConfigDict
 
 from multistep_cm.config import default_config, parse_arguments
-from multistep_cm.errors import UserError
-
-STAGES = ("teacher", "cd", "ct")
+from multistep_cm.stages import apply_stage
 
 
 def get_config(arguments: str = "") -> ConfigDict:
-    """`name`, `size` in pixels, `channels`, `classes` (0: none), `stage`, `steps`."""
+    """`name`, `size` in pixels, `channels`, `classes` (0: none), `stage`, `steps`.
+
+    The stages are those of `multistep_cm/stages.py`.
+    """
     chosen = parse_arguments(
         arguments,
         name="cifar10",
@@ -28,12 +29,9 @@ def get_config(arguments: str = "") -> ConfigDict:
         channels=3,
         classes=10,
         stage="teacher",
-        steps=4,
+        steps=0,
     )
     stage, size = chosen["stage"], chosen["size"]
-    if stage not in STAGES:
-        raise UserError(f"config argument stage is {stage!r}, expected one of {STAGES}")
-
     config = default_config()
     config.data.name = chosen["name"]
     config.data.image_size = size
@@ -65,13 +63,10 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.checkpoint.every_steps = 5000
     config.sampling.num_steps = 256
     config.sampling.every_steps = 10_000
-    if stage == "teacher":
-        training.learning_rate = 2e-4
-        return config
-
-    config.method = stage
-    training.learning_rate = 1e-4
-    training.label_dropout = 0.0
-    config.consistency.student_steps = chosen["steps"]
+    training.learning_rate = 2e-4
     config.consistency.anneal_steps = training.num_steps // 2
+    apply_stage(config, stage, chosen["steps"], default_steps=4)
+    if stage != "teacher":
+        training.learning_rate = 1e-4
+        training.label_dropout = 0.0
     return config

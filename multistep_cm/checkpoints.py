@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from multistep_cm.errors import UserError
 from multistep_cm.sharding.distributed import is_main_process, say, to_host
 
-TREE_ITEMS = ("params", "ema", "optimizer")
+TREE_ITEMS = ("params", "ema", "target", "optimizer")
 JSON_ITEMS = ("data", "config", "digests")
 
 Trees = dict[str, Any]

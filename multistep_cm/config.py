@@ -96,18 +96,22 @@ def _teacher() -> ConfigDict:
 
 
 def _consistency() -> ConfigDict:
-    """Consistency training and distillation (algorithm 1)."""
+    """What students learn: algorithm 1, and the methods beside it."""
     consistency = ConfigDict()
     consistency.student_steps = 4
     consistency.teacher_steps_start = 64.0
     consistency.teacher_steps_end = 1280.0
     consistency.anneal_steps = 100_000
+    consistency.curriculum = "geometric"  # square_root or doubling
+    consistency.grid = "uniform"  # in t; karras, or karras_lognormal for iCT's draws
     consistency.eta = 0.75
     consistency.hop = "addim"  # ddim, addim or heun
-    consistency.weight = "snr_plus_1"  # sqrt_snr_plus_1, truncated_snr, uniform
-    consistency.norm = "example"  # or element
+    consistency.weight = "snr_plus_1"  # see diffusion/weighting.py
+    consistency.norm = "example"  # element, squared or pseudo_huber
     consistency.huber_epsilon = 1e-4
     consistency.multiscale = 0  # 2x2 average pools that count in the loss too
+    consistency.same_dropout = True  # one mask for student and target
+    consistency.target_decay = 0.0  # average that makes targets; 0: the student itself
     return consistency
 
 

@@ -6,10 +6,11 @@ from typing import Any, get_args
 from ml_collections import ConfigDict
 
 from multistep_cm.config import flatten
-from multistep_cm.diffusion import samplers, weighting
+from multistep_cm.diffusion import samplers, timesteps, weighting
 from multistep_cm.diffusion.parameterization import Prediction
 from multistep_cm.errors import UserError
-from multistep_cm.losses.consistency import Hop
+from multistep_cm.losses.hops import HopName
+from multistep_cm.losses.segments import GRIDS
 from multistep_cm.models.build import check_model
 from multistep_cm.training.methods import METHODS
 
@@ -18,7 +19,9 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "data.resize": ("area", "bilinear", "bicubic"),
     "diffusion.schedule": ("cosine", "shifted_cosine", "interpolated_cosine"),
     "diffusion.prediction": get_args(Prediction),
-    "consistency.hop": get_args(Hop),
+    "consistency.curriculum": get_args(timesteps.Curriculum),
+    "consistency.grid": GRIDS,
+    "consistency.hop": get_args(HopName),
     "consistency.weight": get_args(weighting.Weight),
     "consistency.norm": get_args(weighting.Norm),
     "training.decay": ("cosine", "linear", "constant"),
@@ -65,6 +68,7 @@ NOT_NEGATIVE = (
 )
 
 FRACTIONS = (
+    "consistency.target_decay",
     "model.dropout",
     "training.beta1",
     "training.beta2",
@@ -91,7 +95,7 @@ def validate(config: ConfigDict) -> None:
             f"config key data.range is {config.data.range}, expected (low, high)"
         )
     _check_steps(config)
-    if config.method in ("cd", "ct"):
+    if METHODS[config.method].is_student:
         _check_consistency(config)
     try:
         check_model(config.model, config.data.image_size)
@@ -124,7 +128,7 @@ def _check_steps(config: ConfigDict) -> None:
 
 
 def _check_consistency(config: ConfigDict) -> None:
-    consistency = config.consistency
+    consistency, method = config.consistency, METHODS[config.method]
     student_steps = consistency.student_steps
     smallest = min(consistency.teacher_steps_start, consistency.teacher_steps_end)
     if student_steps < 1:
@@ -132,7 +136,7 @@ def _check_consistency(config: ConfigDict) -> None:
             f"config key consistency.student_steps is {student_steps}, expected at "
             "least 1"
         )
-    if student_steps > smallest:
+    if method.uses_grid and student_steps > smallest:
         raise UserError(
             f"config key consistency.student_steps is {student_steps}, more than the "
             f"{smallest:g} steps of the teacher's grid "
@@ -144,10 +148,10 @@ def _check_consistency(config: ConfigDict) -> None:
             f"config key consistency.multiscale is {pools}, but data.image_size = "
             f"{size} cannot be halved that often"
         )
-    if config.method == "cd" and not config.teacher.workdir:
+    if method.needs_teacher and not config.teacher.workdir:
         raise UserError(
-            "config key teacher.workdir is empty, but method cd needs a trained "
-            "teacher: pass --config.teacher.workdir=DIR"
+            f"config key teacher.workdir is empty, but method {config.method} needs a "
+            "trained teacher: pass --config.teacher.workdir=DIR"
         )
 
 

@@ -41,6 +41,7 @@ ROOMS: dict[str, set[str]] = {
     "checkpoints": {"errors", "sharding"},
     "factory": {"diffusion", "errors", "losses", "models"},
     "methods": {"diffusion", "losses"},
+    "stages": {"errors"},
     "step": {"losses", "sharding"},
     "generation": NUMERICS | {"data", "factory", "methods", "step"},
     "validation": NUMERICS | {"config", "data", "methods"},

@@ -10,6 +10,7 @@ import pytest
 from multistep_cm import factory
 from multistep_cm.config import default_config, load_config
 from multistep_cm.errors import UserError
+from multistep_cm.stages import STAGES
 from multistep_cm.validation import validate
 
 FOLDER = Path(__file__).parents[1] / "configs"
@@ -22,14 +23,14 @@ def test_there_are_configs() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-@pytest.mark.parametrize("stage", ["teacher", "cd", "ct"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_builds(path: Path, stage: str) -> None:
     steps = 2
     config = load_config(
         f"{path}:stage={stage},steps={steps}", {"teacher.workdir": "somewhere"}
     )
     validate(config)
-    assert config.method == {"teacher": "denoising"}.get(stage, stage)
+    assert config.method == STAGES[stage]["method"]
     if stage != "teacher":
         assert config.consistency.student_steps == steps
     factory.make_schedule(config)
@@ -48,7 +49,7 @@ def test_every_stage_builds(path: Path, stage: str) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_teacher_and_student_are_one_network(path: Path) -> None:
     teacher = load_config(f"{path}:stage=teacher", {})
-    for stage in ("cd", "ct"):
+    for stage in STAGES:
         student = load_config(f"{path}:stage={stage}", {})
         assert student.model == teacher.model
         assert student.diffusion == teacher.diffusion

@@ -7,10 +7,14 @@ grid never compiles again.
 
 import dataclasses
 import functools
+import math
+from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+
+Curriculum: TypeAlias = Literal["geometric", "square_root", "doubling"]
 
 
 @functools.partial(
@@ -33,15 +37,37 @@ class SegmentTimes:
 
 
 def teacher_steps(
-    step: ArrayLike, start: float, end: float, anneal_steps: int
+    step: ArrayLike,
+    start: float,
+    end: float,
+    anneal_steps: int,
+    curriculum: Curriculum = "geometric",
 ) -> jax.Array:
-    """N_teacher(i): `start` to `end`, geometrically over `anneal_steps` iterations.
+    """N_teacher(i), the steps of the grid over [0, 1] at iteration i; a scalar.
 
-    `exp(log start + clip(i / anneal_steps, 0, 1) (log end - log start))`; the paper
-    uses 64 -> 1280 over 100,000. A scalar; `anneal_steps = 0` gives `end`.
+    With f = clip(i / anneal_steps, 0, 1):
+
+    - `geometric`: exp(log start + f (log end - log start)); the paper uses 64 -> 1280
+      over 100,000 iterations.
+    - `square_root`: ceil(sqrt(f ((end + 1)^2 - start^2) + start^2)) - 1, at least 1, of
+      consistency models (Song et al. 2023, appendix C), where start counts points and
+      the first grid has start - 1 steps.
+    - `doubling`: min(start 2^floor(f (log2(end / start) + 1)), end), of improved
+      consistency training (Song and Dhariwal 2023).
+
+    `anneal_steps = 0` gives `end`. Raises ValueError for another curriculum.
     """
+    if curriculum not in get_args(Curriculum):
+        expected = get_args(Curriculum)
+        raise ValueError(f"curriculum is {curriculum!r}, expected one of {expected}")
     step = jnp.asarray(step, float)
     fraction = jnp.clip(step / max(anneal_steps, 1), 0.0, 1.0) if anneal_steps else 1.0
+    if curriculum == "square_root":
+        square = fraction * ((end + 1) ** 2 - start**2) + start**2
+        return jnp.maximum(jnp.ceil(jnp.sqrt(square)) - 1, 1)
+    if curriculum == "doubling":
+        doublings = jnp.floor(fraction * (math.log2(end / start) + 1))
+        return jnp.minimum(start * 2.0**doublings, end)
     return jnp.exp(jnp.log(start) + fraction * (jnp.log(end) - jnp.log(start)))
 
 

@@ -1,20 +1,27 @@
 """Loss weights as functions of log-SNR, and the norms of a difference."""
 
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 
-Weight: TypeAlias = Literal["snr_plus_1", "sqrt_snr_plus_1", "truncated_snr", "uniform"]
-Norm: TypeAlias = Literal["example", "element"]
+Weight: TypeAlias = Literal[
+    "snr_plus_1", "sqrt_snr_plus_1", "truncated_snr", "uniform", "inverse_gap"
+]
+Norm: TypeAlias = Literal["example", "element", "squared", "pseudo_huber"]
 
 
-def loss_weight(name: Weight, logsnr: jax.Array) -> jax.Array:
+def loss_weight(
+    name: Weight, logsnr: jax.Array, logsnr_s: jax.Array | None = None
+) -> jax.Array:
     """w_t [batch], float32.
 
     `snr_plus_1` is the paper's; on a norm that is not squared, `sqrt_snr_plus_1` is
     the one that measures in v-space. `truncated_snr` is max(SNR, 1), of progressive
-    distillation and TRACT. Raises ValueError for another name.
+    distillation and TRACT. `uniform` is 1, of consistency models (Song et al. 2023).
+    `inverse_gap` is 1 / (sigma_t / alpha_t - sigma_s / alpha_s), of improved
+    consistency training (Song and Dhariwal 2023), and needs `logsnr_s`, above
+    `logsnr`. Raises ValueError for another name, or when `logsnr_s` is missing.
     """
     if name == "snr_plus_1":
         return jnp.exp(logsnr) + 1.0
@@ -24,10 +31,11 @@ def loss_weight(name: Weight, logsnr: jax.Array) -> jax.Array:
         return jnp.maximum(jnp.exp(logsnr), 1.0)
     if name == "uniform":
         return jnp.ones_like(logsnr)
-    raise ValueError(
-        f"weight is {name!r}, expected 'snr_plus_1', 'sqrt_snr_plus_1', "
-        "'truncated_snr' or 'uniform'"
-    )
+    if name == "inverse_gap":
+        if logsnr_s is None:
+            raise ValueError("weight 'inverse_gap' needs logsnr_s, the end of the hop")
+        return jnp.exp(0.5 * logsnr) / -jnp.expm1(0.5 * (logsnr - logsnr_s))
+    raise ValueError(f"weight is {name!r}, expected one of {get_args(Weight)}")
 
 
 def mean_square(difference: jax.Array) -> jax.Array:
@@ -35,21 +43,35 @@ def mean_square(difference: jax.Array) -> jax.Array:
     return jnp.mean(jnp.square(difference), axis=tuple(range(1, difference.ndim)))
 
 
-def huber_norm(difference: jax.Array, epsilon: float, norm: Norm) -> jax.Array:
-    """The l2 norm, not squared, rounded off below `epsilon`: [batch, ...] -> [batch].
+def difference_norm(difference: jax.Array, epsilon: float, norm: Norm) -> jax.Array:
+    """The size of a difference: [batch, ...] -> [batch].
 
-    Huber's function r^2 / (2 epsilon) for r < epsilon, r - epsilon / 2 above, so its
-    slope is 1 far from zero. `norm="example"` takes r = sqrt(||difference||^2 / d) of
-    each example; `norm="element"` takes every |difference| and averages after. The
-    paper: epsilon 1e-4 on ImageNet, 1 for text-to-image, where it is half the squared
-    norm as long as r < 1. Raises ValueError for another norm.
+    With r = sqrt(||difference||^2 / d) of each example:
+
+    - `example`: r, rounded off below `epsilon`. Huber's function r^2 / (2 epsilon) for
+      r < epsilon, r - epsilon / 2 above, so its slope is 1 far from zero. The paper:
+      epsilon 1e-4 on ImageNet, 1 for text-to-image, where it is half the squared norm
+      as long as r < 1.
+    - `element`: the same of every |difference|, averaged after.
+    - `squared`: r^2, of diffusion, progressive distillation and TRACT.
+    - `pseudo_huber`: sqrt(r^2 + epsilon^2) - epsilon, of improved consistency training
+      (Song and Dhariwal 2023), whose c = 0.00054 sqrt(d) is epsilon = 0.00054
+      in units of r.
+
+    Raises ValueError for another norm.
     """
     if norm == "example":
         return _huber_of_square(mean_square(difference), epsilon)
     if norm == "element":
         values = _huber_of_square(jnp.square(difference), epsilon)
         return jnp.mean(values, axis=tuple(range(1, difference.ndim)))
-    raise ValueError(f"norm is {norm!r}, expected 'example' or 'element'")
+    if norm == "squared":
+        return mean_square(difference)
+    if norm == "pseudo_huber":
+        # sqrt(a + c^2) - c without its cancellation for small a.
+        square = mean_square(difference)
+        return square / (jnp.sqrt(square + epsilon**2) + epsilon)
+    raise ValueError(f"norm is {norm!r}, expected one of {get_args(Norm)}")
 
 
 def _huber_of_square(square: jax.Array, epsilon: float) -> jax.Array:
@@ -58,18 +80,18 @@ def _huber_of_square(square: jax.Array, epsilon: float) -> jax.Array:
     return jnp.where(square < epsilon**2, square / (2 * epsilon), root - epsilon / 2)
 
 
-def multiscale_huber(
+def multiscale_norm(
     difference: jax.Array, epsilon: float, norm: Norm, num_pools: int
 ) -> jax.Array:
-    """`huber_norm` of an image difference and of its 2x2 average pools, [batch].
+    """`difference_norm` of an image difference and of its 2x2 average pools, [batch].
 
     Level j (pooled j times) has weight 2^j, normalised to sum to 1: the 1 / resolution
     of simple diffusion's multiscale loss. `difference` [batch, height, width, channels]
-    with sides divisible by 2^num_pools; 0 pools give `huber_norm` itself.
+    with sides divisible by 2^num_pools; 0 pools give `difference_norm` itself.
     """
     total = jnp.zeros(difference.shape[0], difference.dtype)
     for level in range(num_pools + 1):
-        total += 2.0**level * huber_norm(difference, epsilon, norm)
+        total += 2.0**level * difference_norm(difference, epsilon, norm)
         if level < num_pools:
             difference = _average_pool(difference)
     return total / (2.0 ** (num_pools + 1) - 1.0)

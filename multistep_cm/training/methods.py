@@ -9,9 +9,12 @@ from collections.abc import Callable, Mapping
 from ml_collections import ConfigDict
 
 from multistep_cm.diffusion.schedules import Schedule
-from multistep_cm.losses.consistency import ConsistencyOptions, make_consistency_loss
+from multistep_cm.losses.consistency import make_consistency_loss
 from multistep_cm.losses.denoising import make_denoising_loss
+from multistep_cm.losses.progressive import make_progressive_loss
+from multistep_cm.losses.segments import ConsistencyOptions
 from multistep_cm.losses.signature import Loss, Predict
+from multistep_cm.losses.tract import make_tract_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +25,15 @@ class TrainingMethod:
         make_loss: the loss from a predictor, a schedule and the whole config.
         is_student: sampled with `consistency.student_steps` steps of algorithm 2.
         needs_teacher: reads `frozen["teacher_params"]`.
+        uses_grid: hops on the grid of `consistency.teacher_steps_*`.
+        uses_target: reads `frozen["target_params"]` if `consistency.target_decay` > 0.
     """
 
     make_loss: Callable[[Predict, Schedule, ConfigDict], Loss]
-    is_student: bool
-    needs_teacher: bool
+    is_student: bool = True
+    needs_teacher: bool = True
+    uses_grid: bool = True
+    uses_target: bool = True
 
 
 def _denoising(predict: Predict, schedule: Schedule, config: ConfigDict) -> Loss:
@@ -45,8 +52,26 @@ def _consistency_training(
     return make_consistency_loss(predict, schedule, options, distill=False)
 
 
+def _progressive(predict: Predict, schedule: Schedule, config: ConfigDict) -> Loss:
+    options = ConsistencyOptions(**config.consistency)
+    return make_progressive_loss(predict, schedule, options)
+
+
+def _tract(predict: Predict, schedule: Schedule, config: ConfigDict) -> Loss:
+    options = ConsistencyOptions(**config.consistency)
+    return make_tract_loss(predict, schedule, options, config.data.range)
+
+
 METHODS: Mapping[str, TrainingMethod] = {
-    "denoising": TrainingMethod(_denoising, is_student=False, needs_teacher=False),
-    "cd": TrainingMethod(_distillation, is_student=True, needs_teacher=True),
-    "ct": TrainingMethod(_consistency_training, is_student=True, needs_teacher=False),
+    "denoising": TrainingMethod(
+        _denoising,
+        is_student=False,
+        needs_teacher=False,
+        uses_grid=False,
+        uses_target=False,
+    ),
+    "cd": TrainingMethod(_distillation),
+    "ct": TrainingMethod(_consistency_training, needs_teacher=False),
+    "progressive": TrainingMethod(_progressive, uses_grid=False, uses_target=False),
+    "tract": TrainingMethod(_tract),
 }

@@ -86,25 +86,32 @@ def abstract_state(config: ConfigDict, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the train state; nothing is allocated."""
     network = factory.make_network(config)
     params = factory.abstract_params(network, config)
-    state = jax.eval_shape(
-        lambda tree: make_state(tree, make_optimizer(config.training)), params
-    )
+    optimizer, has_target = make_optimizer(config.training), has_target_average(config)
+    state = jax.eval_shape(lambda p: make_state(p, optimizer, has_target), params)
     return place_abstract(state, mesh)
 
 
 def init_state(config: ConfigDict, mesh: Mesh, teacher: Params | None) -> TrainState:
     """The state at step 0, born sharded: from the teacher, or fresh from the seed."""
     network = factory.make_network(config)
-    optimizer = make_optimizer(config.training)
+    optimizer, has_target = make_optimizer(config.training), has_target_average(config)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
     if teacher is not None and config.teacher.initialize_student:
-        start = jax.jit(lambda p: make_state(p, optimizer), out_shardings=shardings)
+        start = jax.jit(
+            lambda p: make_state(p, optimizer, has_target), out_shardings=shardings
+        )
         return start(teacher)
 
     def fresh(key: jax.Array) -> TrainState:
-        return make_state(factory.init_params(network, config, key), optimizer)
+        params = factory.init_params(network, config, key)
+        return make_state(params, optimizer, has_target)
 
     return jax.jit(fresh, out_shardings=shardings)(jax.random.key(config.seed))
+
+
+def has_target_average(config: ConfigDict) -> bool:
+    """Whether the state holds an average of the weights that makes the targets."""
+    return METHODS[config.method].uses_target and config.consistency.target_decay > 0
 
 
 def check_start(config: ConfigDict, start: int) -> None:
@@ -128,7 +135,8 @@ def describe_network(params: Params, workdir: Path) -> None:
 
 def split_state(state: TrainState) -> Trees:
     """The trees that a checkpoint of the state holds; the step is its number."""
-    return {"params": state.params, "ema": state.ema, "optimizer": state.optimizer}
+    trees = {"params": state.params, "ema": state.ema, "optimizer": state.optimizer}
+    return trees if state.target is None else {**trees, "target": state.target}
 
 
 def restore_state(
@@ -140,7 +148,7 @@ def restore_state(
         return None
     step, trees, data_state = found
     step_array = jax.device_put(jnp.int32(step), replicated(mesh))
-    return TrainState(step=step_array, **trees), data_state
+    return TrainState(step=step_array, **{"target": None, **trees}), data_state
 
 
 def abstract_batch(config: ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:

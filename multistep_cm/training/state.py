@@ -17,20 +17,25 @@ class TrainState(flax.struct.PyTreeNode):
         step: int32 scalar, the number of optimizer steps taken.
         params: float32 network parameters.
         ema: their moving average, which samples and teaches.
+        target: another average, of which a method makes its target; None without one.
         optimizer: optax state.
     """
 
     step: jax.Array
     params: Params
     ema: Params
+    target: Params
     optimizer: Any
 
 
-def make_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+def make_state(
+    params: Params, optimizer: optax.GradientTransformation, has_target: bool = False
+) -> TrainState:
     """The state at step 0. Run it inside `jit`, so that no two leaves share memory."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=jax.tree.map(jnp.copy, params),
         ema=jax.tree.map(jnp.copy, params),
+        target=jax.tree.map(jnp.copy, params) if has_target else None,
         optimizer=optimizer.init(params),
     )

@@ -15,9 +15,10 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from multistep_cm.losses.segments import ConsistencyOptions, num_teacher_steps
 from multistep_cm.losses.signature import Batch, Loss, Metrics, Params
 from multistep_cm.sharding.mesh import batch_sharding, replicated
-from multistep_cm.training.ema import ema_decay, update_ema
+from multistep_cm.training.ema import ema_decay, target_decay, update_ema
 from multistep_cm.training.optimizer import make_learning_rate
 from multistep_cm.training.state import TrainState
 
@@ -68,6 +69,8 @@ def make_train_step(
         keys = jax.random.split(step_key, batch_size)
         keys = jax.lax.with_sharding_constraint(keys, sharding)
         batch, keys = _prepare(raw, keys, config)
+        if state.target is not None:
+            frozen = {**frozen, "target_params": state.target}
         gradients, metrics = _accumulate(
             loss, training.accumulation, state, batch, keys, frozen
         )
@@ -80,6 +83,7 @@ def make_train_step(
             step=state.step + 1,
             params=params,
             ema=update_ema(state.ema, params, decay),
+            target=_update_target(state, params, config),
             optimizer=optimizer_state,
         )
         summary = _summarize(metrics, training.time_bins)
@@ -119,6 +123,19 @@ def compile_step(
         donate_argnums=0,
     )
     return jitted.lower(state, raw, frozen).compile()
+
+
+def _update_target(state: TrainState, params: Params, config: ConfigDict) -> Params:
+    """The averaged target after this step; None where the method has none."""
+    if state.target is None:
+        return None
+    options = ConsistencyOptions(**config.consistency)
+    decay = target_decay(
+        options.target_decay,
+        num_teacher_steps(0, options),
+        num_teacher_steps(state.step, options),
+    )
+    return update_ema(state.target, params, decay)
 
 
 def _prepare(

@@ -11,6 +11,7 @@ from multistep_cm.checkpoints import Checkpoints
 from multistep_cm.errors import UserError
 from multistep_cm.losses.signature import Params
 from multistep_cm.sharding.rules import place_abstract
+from multistep_cm.training.methods import METHODS
 from multistep_cm.workdir import read_config
 
 SAME_AS_STUDENT = (
@@ -47,10 +48,31 @@ def check_teacher(config: ConfigDict) -> None:
             f"config key teacher.workdir: the teacher in {workdir} is another network "
             f"or process than this student (teacher -> student: {'; '.join(changed)})"
         )
+    if METHODS[config.method].needs_teacher and METHODS[teacher.method].is_student:
+        _check_grids(teacher, config)
     try:
         check_checkpoint(workdir)
     except UserError as error:
         raise UserError(f"config key teacher.workdir: {error}") from error
+
+
+def _check_grids(teacher: ConfigDict, config: ConfigDict) -> None:
+    """A student can teach only the jumps that it has learned."""
+    consistency, jumps = config.consistency, teacher.consistency.student_steps
+    ends = {consistency.teacher_steps_start, consistency.teacher_steps_end}
+    if config.method == "progressive" and jumps != 2 * consistency.student_steps:
+        wanted = f"{2 * consistency.student_steps}, twice consistency.student_steps"
+    elif config.method == "tract" and ends != {jumps}:
+        grid = " and ".join(f"{end:g}" for end in sorted(ends))
+        wanted = f"{grid}, of consistency.teacher_steps_start and _end"
+    elif config.method == "cd":
+        wanted = "none: CD hops on any grid and needs a diffusion model as its teacher"
+    else:
+        return
+    raise UserError(
+        f"config key teacher.workdir: the teacher in {config.teacher.workdir} is a "
+        f"student of {jumps} steps, expected {wanted}"
+    )
 
 
 def check_checkpoint(workdir: Path) -> None:

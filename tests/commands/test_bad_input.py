@@ -209,6 +209,40 @@ def test_another_teacher(
     assert f"(teacher -> student: {expected})" in said
 
 
+@pytest.mark.parametrize(
+    ("method", "keys", "expected"),
+    [
+        ("cd", {}, "none: CD hops on any grid"),
+        ("progressive", {"student_steps": "2"}, "4, twice consistency.student_steps"),
+        ("tract", {"student_steps": "2"}, "64 and 1280, of consistency.teacher_steps"),
+        (
+            "tract",
+            {"teacher_steps_start": "16", "teacher_steps_end": "16"},
+            "expected 16, of consistency.teacher_steps_start and _end",
+        ),
+    ],
+)
+def test_a_teacher_that_jumps_elsewhere(
+    train: Complain,
+    file: Path,
+    tmp_path: Path,
+    method: str,
+    keys: dict[str, str],
+    expected: str,
+) -> None:
+    """A student can teach the jumps that it has learned, and no others."""
+    config = configs.load_config(str(file) + ":method=ct", {})
+    config.consistency.student_steps = 8
+    teacher = workdir_of(config, tmp_path / "teacher")
+    (teacher / "checkpoints" / "1").mkdir(parents=True)
+    words = [f"--config.consistency.{key}={value}" for key, value in keys.items()]
+    said = train(
+        f"--config.teacher.workdir={teacher}", *words, arguments=f"method={method}"
+    )
+    assert f"the teacher in {teacher} is a student of 8 steps" in said
+    assert expected in said
+
+
 def test_a_teacher_whose_arrays_are_of_another_network(
     complain: Complain, file: Path, tmp_path: Path, digits_directory: Path
 ) -> None:

@@ -32,6 +32,41 @@ def test_annealing_is_geometric() -> None:
     np.testing.assert_allclose(found[1:] / found[:-1], 8**0.1, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("start", "end"), [(2, 150), (2, 200), (10, 20)])
+def test_square_root_curriculum(start: int, end: int) -> None:
+    """N(k) of consistency models, less one: they count points, we count steps."""
+    anneal = 1000
+    steps = np.arange(0, anneal + 1, 7)
+    grow = steps / anneal * ((end + 1) ** 2 - start**2)
+    points = np.ceil(np.sqrt(grow + start**2) - 1) + 1
+    found = jax.vmap(
+        lambda i: timesteps.teacher_steps(i, start, end, anneal, "square_root")
+    )(steps)
+    # Float32 may put a value on the other side of a whole number.
+    assert np.mean(np.asarray(found) == points - 1) > 0.97
+    assert np.abs(found - (points - 1)).max() <= 1
+    last = timesteps.teacher_steps(10 * anneal, start, end, anneal, "square_root")
+    assert float(last) == end
+
+
+def test_doubling_curriculum() -> None:
+    """min(s_0 2^floor(k / K'), s_1) with K' = K / (log2(s_1 / s_0) + 1)."""
+    start, end, anneal = 10, 1280, 8000
+    steps = np.arange(0, anneal + 500, 37)
+    doublings = steps // (anneal / (np.log2(end // start) + 1))
+    expected = np.minimum(start * 2.0**doublings, end)
+    found = jax.vmap(
+        lambda i: timesteps.teacher_steps(i, start, end, anneal, "doubling")
+    )(steps)
+    np.testing.assert_array_equal(found, expected)
+    assert sorted(set(expected)) == [10 * 2**i for i in range(8)]
+
+
+def test_unknown_curriculum() -> None:
+    with pytest.raises(ValueError, match="'steps', expected one of"):
+        timesteps.teacher_steps(0, 1, 2, 3, "steps")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("step", [0, 1, 10**6])
 def test_no_annealing_is_the_end_value(step: int) -> None:
     np.testing.assert_allclose(timesteps.teacher_steps(step, 8, 256, 0), 256, rtol=1e-6)

@@ -10,7 +10,8 @@ import pytest
 import scipy.stats
 
 from multistep_cm.diffusion.schedules import cosine, interpolated_cosine
-from multistep_cm.losses.consistency import ConsistencyOptions, make_consistency_loss
+from multistep_cm.losses.consistency import make_consistency_loss
+from multistep_cm.losses.segments import ConsistencyOptions
 from multistep_cm.losses.signature import Loss, Predict
 from tests.diffusion import reference
 from tests.losses.fakes import (

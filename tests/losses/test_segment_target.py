@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from multistep_cm.diffusion import ddim
-from multistep_cm.losses.consistency import segment_target
+from multistep_cm.losses.segments import segment_target
 from tests.diffusion import reference
 
 RANDOM = np.random.default_rng(5)

@@ -29,7 +29,7 @@ def test_starts_at_zero_in_the_shape_of_any_input() -> None:
     for shape in ((5, 8, 8, 3), (5, 2), (5, 1)):
         example = (jnp.ones(shape), jnp.linspace(0, 1, 5), label)
         params = net.init(jax.random.key(0), *example)
-        out = net.apply(params, *example)
+        out: Any = net.apply(params, *example)
         assert out.shape == shape
         assert out.dtype == jnp.float32
         np.testing.assert_array_equal(out, 0)
@@ -81,9 +81,8 @@ def test_dropout_needs_training_and_a_key() -> None:
     params = {"params": random_params(net)}
 
     def run(seed: int) -> jax.Array:
-        return net.apply(
-            params, *example, train=True, rngs={"dropout": jax.random.key(seed)}
-        )
+        rngs = {"dropout": jax.random.key(seed)}
+        return jnp.asarray(net.apply(params, *example, train=True, rngs=rngs))
 
     np.testing.assert_array_equal(run(0), run(0))
     assert np.abs(run(0) - run(1)).max() > 1e-3

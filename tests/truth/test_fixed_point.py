@@ -9,7 +9,8 @@ import pytest
 from multistep_cm.diffusion import ddim
 from multistep_cm.diffusion.parameterization import Conditioning, Denoiser
 from multistep_cm.diffusion.schedules import cosine
-from multistep_cm.losses.consistency import ConsistencyOptions, make_consistency_loss
+from multistep_cm.losses.consistency import make_consistency_loss
+from multistep_cm.losses.segments import ConsistencyOptions
 from multistep_cm.truth import flows, mixtures, presets
 
 SCHEDULE = cosine()
