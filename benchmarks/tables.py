@@ -11,6 +11,7 @@ stopped, and --only_write writes the tables of what is there.
 
 import argparse
 import concurrent.futures
+import itertools
 import json
 import multiprocessing
 import os
@@ -120,7 +121,7 @@ def keep_settings(settings: Settings) -> None:
 def run_all(
     settings: Settings, tables: Sequence[Table], seeds: Sequence[int], workers: int
 ) -> None:
-    """Train and measure what is missing, all tables of a seed before the next seed."""
+    """Train and measure what is missing, each table with all its seeds in turn."""
     # Processes of their own, one core each: several small runs side by side are faster
     # than one with many threads. Spawned, because jax does not survive a fork.
     context = multiprocessing.get_context("spawn")
@@ -137,15 +138,20 @@ def run_all(
             for seed in seeds
             for steps in sorted({k for table in tables for k in table.teacher})
         ]
-        for seed in seeds:
-            for student in unique_students(tables):
-                jobs.append((_student_job, (settings, student, seed)))
+        jobs += [
+            (_student_job, (settings, student, seed))
+            for student, seed in unique_students(tables, seeds)
+        ]
         _finish(pool, "measurements", jobs)
 
 
-def unique_students(tables: Sequence[Table]) -> list[Student]:
-    """Every student once, in the order of the tables."""
-    return list(dict.fromkeys(s for table in tables for s in table.students()))
+def unique_students(
+    tables: Sequence[Table], seeds: Sequence[int]
+) -> list[tuple[Student, int]]:
+    """Every student and seed once: a table with all seeds before the next table."""
+    every = itertools.product(tables, seeds)
+    pairs = ((s, seed) for table, seed in every for s in table.students())
+    return list(dict.fromkeys(pairs))
 
 
 def _finish(pool: concurrent.futures.Executor, what: str, jobs: Sequence[Job]) -> None:

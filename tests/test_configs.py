@@ -78,3 +78,17 @@ def test_the_default_network_builds() -> None:
     config = default_config()
     validate(config)
     factory.abstract_params(factory.make_network(config), config)
+
+
+def test_the_digits_have_two_networks() -> None:
+    digits = FOLDER / "digits.py"
+    names = {}
+    for network in ("unet", "mlp"):
+        for stage in ("teacher", "cd"):
+            keys = {"teacher.workdir": "somewhere"}
+            config = load_config(f"{digits}:network={network},stage={stage}", keys)
+            validate(config)
+            names[network] = config.model.name
+    assert names == {"unet": "unet", "mlp": "mlp"}
+    with pytest.raises(UserError, match="network is 'vit', expected: unet, mlp"):
+        load_config(f"{digits}:network=vit", {})
