@@ -112,7 +112,7 @@ def write_rows(workdir: Path, table: Table, seeds: tuple[int, ...]) -> None:
 
 
 def marks(*names: str) -> str:
-    begin = "<!-- {0}: python -m benchmarks.tables {0} -->\nold\n<!-- end of {0} -->\n"
+    begin = "<!-- {0}: python -m benchmarks.tables {0} -->\nPREVIOUS\n<!-- end of {0} -->\n"
     return "".join(begin.format(name) for name in names)
 
 
@@ -126,7 +126,7 @@ def test_the_command_writes_what_is_there(
     assert tables.main(["table4", *words]) == 0
     text = document.read_text()
     assert "| aDDIM | 1.5 ± 0.7 | 2.5 ± 0.7 |" in text
-    assert text.count("old") == 1  # table 2 was not asked for
+    assert text.count("PREVIOUS") == 1  # table 2 was not asked for
     assert "| aDDIM | 1.5 ± 0.7 |" in capsys.readouterr().out
     assert tables.main(["table4", *words, "--iterations=3"]) == 2
     assert "made with other settings" in capsys.readouterr().err
