@@ -10,6 +10,7 @@ import pytest
 from multistep_cm import factory
 from multistep_cm.config import default_config, load_config
 from multistep_cm.errors import UserError
+from multistep_cm.models.build import count_parameters
 from multistep_cm.stages import STAGES
 from multistep_cm.validation import validate
 
@@ -92,3 +93,38 @@ def test_the_digits_have_two_networks() -> None:
     assert names == {"unet": "unet", "mlp": "mlp"}
     with pytest.raises(UserError, match="network is 'vit', expected: unet, mlp"):
         load_config(f"{digits}:network=vit", {})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "millions", "unit"),
+    [
+        ("imagenet64.py:size=S", 394, 1),
+        ("imagenet64.py:size=L", 1230, 10),
+        ("imagenet128.py:size=S", 397, 1),
+        ("imagenet128.py:size=L", 1250, 10),
+    ],
+)
+def test_the_papers_networks_have_the_papers_size(
+    arguments: str, millions: int, unit: int
+) -> None:
+    """Within one percent of a count that rounds to the paper's, at its unit."""
+    config = load_config(f"{FOLDER}/{arguments},stage=ct,steps=8", {})
+    network = factory.make_network(config)
+    count = count_parameters(factory.abstract_params(network, config))
+    assert abs(count / 1e6 - millions) < 0.01 * millions + 0.5 * unit
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_the_papers_hyperparameters(size: int) -> None:
+    file = f"{FOLDER}/imagenet{size}.py"
+    config = load_config(f"{file}:stage=cd,steps=8", {})
+    consistency, training = config.consistency, config.training
+    assert (config.diffusion.noise_low, config.diffusion.noise_high) == (32, size)
+    assert (training.num_steps, training.batch_size) == (200_000, 2048)
+    ends = consistency.teacher_steps_start, consistency.teacher_steps_end
+    assert (*ends, consistency.anneal_steps) == (64, 1280, 100_000)
+    assert (consistency.eta, consistency.huber_epsilon) == (0.75, 1e-4)
+    assert consistency.multiscale == (1 if size == 128 else 0)
+    assert consistency.weight == "snr_plus_1"
+    with pytest.raises(UserError, match="size is 'M', expected: S, L"):
+        load_config(f"{file}:size=M", {})
