@@ -8,8 +8,9 @@ Data:      TFDS `imagenet_resized/64x64` (downloaded by TFDS; its class numbers 
            those of imagenet2012), or data=imagenet2012: put the archives
            ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar of image-net.org into
            TFDS's folder for manual downloads; images are then cropped to the centre and
-           reduced by area as they are read. Both must be prepared as ArrayRecord, which takes hours (not
-           measured by us): where they are not, the error says the command.
+           reduced by area as they are read. Both must be prepared as ArrayRecord, which
+           takes hours (not measured by us): where they are not, the error says the
+           command.
 Hardware:  the paper: 64 TPU v5e for S (CT 2.7, CD 2.5 steps/s), 256 for L (2.9, 2.5).
 Expected:  the paper's FID at 1/2/4/8/16 steps, not measured by us. S: CT
            7.2/2.7/1.8/1.5/1.5, CD 4.3/2.0/1.7/1.6/1.5; L: CT 6.4/2.3/1.6/1.5/1.6, CD
