@@ -112,7 +112,8 @@ def write_rows(workdir: Path, table: Table, seeds: tuple[int, ...]) -> None:
 
 
 def marks(*names: str) -> str:
-    begin = "<!-- {0}: python -m benchmarks.tables {0} -->\nPREVIOUS\n<!-- end of {0} -->\n"
+    begin = "<!-- {0}: python -m benchmarks.tables {0} -->\nPREVIOUS\n"
+    begin += "<!-- end of {0} -->\n"
     return "".join(begin.format(name) for name in names)
 
 
