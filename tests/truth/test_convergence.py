@@ -84,7 +84,7 @@ def test_one_step_with_the_exact_denoiser(
     z_t = jnp.asarray(z, dtype)
     # The same numbers for both sides, so that only the step can differ.
     logsnr_t, logsnr_s = (np.asarray(reference.logsnr(v), dtype) for v in (t, s))
-    lt, ls = np.float64(logsnr_t), np.float64(logsnr_s)
+    lt, ls = (np.asarray(v, np.float64) for v in (logsnr_t, logsnr_s))
     x = numpy_ring(z, lt)
     euler = reference.ddim(x, z, lt, ls)
     x_var = 0.1 / (2 + np.exp(lt))
