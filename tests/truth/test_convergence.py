@@ -62,7 +62,7 @@ def test_order_of_convergence_on_the_ring(
 RING = np.stack([np.cos(np.pi * np.arange(8) / 4), np.sin(np.pi * np.arange(8) / 4)], 1)
 
 
-def numpy_ring(z: reference.Array, logsnr: float) -> reference.Array:
+def numpy_ring(z: reference.Array, logsnr: reference.Array) -> reference.Array:
     """E[x | z_t] of the ring in numpy: eight modes of deviation 0.1."""
     alpha, noise = reference.alpha(logsnr), reference.sigma(logsnr) ** 2
     variance = 0.01 * alpha**2 + noise
@@ -84,7 +84,8 @@ def test_one_step_with_the_exact_denoiser(
     z_t = jnp.asarray(z, dtype)
     # The same numbers for both sides, so that only the step can differ.
     logsnr_t, logsnr_s = (np.asarray(reference.logsnr(v), dtype) for v in (t, s))
-    lt, ls = (np.asarray(v, np.float64) for v in (logsnr_t, logsnr_s))
+    lt = np.asarray(logsnr_t, np.float64)
+    ls = np.asarray(logsnr_s, np.float64)
     x = numpy_ring(z, lt)
     euler = reference.ddim(x, z, lt, ls)
     x_var = 0.1 / (2 + np.exp(lt))
