@@ -75,15 +75,20 @@ def single(name: str, stage: str, steps: int, **changes: Any) -> Student:
     return Student(name, steps, (Phase(stage, steps, keys),))
 
 
-def halving(name: str, steps: int, start: int, **changes: Any) -> Student:
-    """Progressive distillation from `start` steps down to `steps`, a phase a count."""
-    keys = tuple((key.replace("__", "."), str(v)) for key, v in changes.items())
+def halving(name: str, steps: int, start: int, first_hop: str, hop: str) -> Student:
+    """Progressive distillation from `start` steps down to `steps`, a phase a count.
+
+    `first_hop` is that of the diffusion model, `hop` of the students after it.
+    """
     counts = [start]
     while counts[-1] > steps:
         counts.append(counts[-1] // 2)
-    return Student(
-        name, steps, tuple(Phase("progressive", count, keys) for count in counts)
+    hops = [first_hop] + [hop] * (len(counts) - 1)
+    phases = (
+        Phase("progressive", count, (("consistency.hop", which),))
+        for count, which in zip(counts, hops, strict=True)
     )
+    return Student(name, steps, tuple(phases))
 
 
 def tract(name: str, steps: int, grid: int, middle: int) -> Student:
@@ -120,6 +125,8 @@ def train_student(settings: Settings, student: Student, seed: int) -> Path:
         keys = {
             "seed": str(seed),
             "training.num_steps": str(iterations),
+            # As large a share of a short phase as of a long one.
+            "training.warmup_steps": str(iterations // 8),
             "consistency.anneal_steps": str(iterations),
             "checkpoint.every_steps": str(iterations),
             "checkpoint.keep": "1",

@@ -5,8 +5,8 @@
     loss  = w_t || invDDIM_{t->s}(z_s, z_t) - f(z_t, t) ||^2 / d
 
 The teacher is the diffusion model in the first phase and the student of 2N steps after
-it, so a student of few steps is a chain of runs that each halve the count. With aDDIM
-as the hop it is the variant that the paper compares with (table 3).
+it, so a student of few steps is a chain of runs that each halve the count. aDDIM is a
+hop for the first phase: a student's jumps lose no variance that could be put back.
 """
 
 import jax

@@ -180,7 +180,7 @@ def test_a_chain_is_trained_measured_and_kept(
     images, _ = all_examples(open_source(data, data.train_split))
     reference = make_reference(None, images)
     monkeypatch.setattr(table_students, "_reference", lambda _: (None, reference))
-    student = table_students.halving("pd", 1, 2, consistency__hop="ddim")
+    student = table_students.halving("pd", 1, 2, "addim", "ddim")
     with one_device():
         teacher = table_students.teacher_folder(settings, 3)
         assert train(tiny_config(digits_directory, seed=3), teacher)
@@ -191,6 +191,9 @@ def test_a_chain_is_trained_measured_and_kept(
     kept = json.loads((folder / "phase1" / "config.json").read_text())
     assert kept["teacher"]["workdir"] == str(folder / "phase0")
     assert kept["training"]["num_steps"] == 4  # 8 iterations over two phases
+    assert kept["consistency"]["hop"] == "ddim"
+    first = json.loads((folder / "phase0" / "config.json").read_text())
+    assert first["consistency"]["hop"] == "addim"
     assert kept["seed"] == 3
     assert not [*folder.glob("phase*/checkpoints")]
     # Again: the row comes from its file.
