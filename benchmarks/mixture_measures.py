@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from benchmarks.sampler_measures import (
+from benchmarks.samplers.measures import (
     Floor,
     random_directions,
     sliced_wasserstein,

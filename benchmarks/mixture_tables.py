@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.documents import replace_between, split_at_marks
 from benchmarks.mixture_measures import Yardstick
-from benchmarks.sampler_measures import sliced_wasserstein
+from benchmarks.samplers.measures import sliced_wasserstein
 from multistep_cm.errors import UserError
 from multistep_cm.workdir import write_text
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from benchmarks import sampler_measures, sampler_runs, sampler_summary, samplers
-from benchmarks.angle_heun import sample_by_angle
-from benchmarks.sampler_tables import FORMATS, HEADINGS, significant
+from benchmarks.samplers import measures, run, sampling, summary
+from benchmarks.samplers.angle_heun import sample_by_angle
+from benchmarks.samplers.layout import FORMATS, HEADINGS, significant
 from multistep_cm.diffusion.schedules import cosine
 from multistep_cm.evaluation.frechet import Moments, frechet_distance
 from multistep_cm.truth import flows, mixtures, presets
@@ -24,48 +24,46 @@ def test_sliced_wasserstein_of_a_shifted_set() -> None:
     sphere in d = 3 is |shift| / 2."""
     points = RANDOM.normal(size=(50, 3))
     shift = np.array([3.0, 0.0, -4.0])
-    directions = sampler_measures.random_directions(3, 4000)
+    directions = measures.random_directions(3, 4000)
     np.testing.assert_allclose(np.linalg.norm(directions, axis=0), 1)
     moved = RANDOM.permutation(points + shift)
-    found = sampler_measures.sliced_wasserstein(points, moved, directions)
+    found = measures.sliced_wasserstein(points, moved, directions)
     assert found == pytest.approx(np.abs(shift @ directions).mean(), rel=1e-12)
     assert found == pytest.approx(2.5, rel=0.05)
 
 
 def test_sliced_wasserstein_is_scipys_in_one_dimension() -> None:
     a, b = RANDOM.normal(size=(40, 1)), RANDOM.exponential(size=(40, 1))
-    found = sampler_measures.sliced_wasserstein(
-        a, b, sampler_measures.random_directions(1)
-    )
+    found = measures.sliced_wasserstein(a, b, measures.random_directions(1))
     expected = scipy.stats.wasserstein_distance(a[:, 0], b[:, 0])
     assert found == pytest.approx(expected, rel=1e-12)
     with pytest.raises(ValueError, match="expected one"):
-        sampler_measures.sliced_wasserstein(a, b[1:], np.ones((1, 1)))
+        measures.sliced_wasserstein(a, b[1:], np.ones((1, 1)))
 
 
 def test_distance_to_exact_moments() -> None:
     """Of diagonal Gaussians: |m1 - m2|^2 + sum (s1 - s2)^2."""
-    one = sampler_measures.exact_moments(np.array([1.0, 0.0]), np.diag([4.0, 1.0]))
-    two = sampler_measures.exact_moments(np.array([0.0, 2.0]), np.diag([1.0, 9.0]))
+    one = measures.exact_moments(np.array([1.0, 0.0]), np.diag([4.0, 1.0]))
+    two = measures.exact_moments(np.array([0.0, 2.0]), np.diag([1.0, 9.0]))
     np.testing.assert_allclose(one.covariance, np.diag([4.0, 1.0]))
     assert frechet_distance(one, two) == pytest.approx(1 + 4 + 1 + 4)
-    assert sampler_measures.variance_ratio(one, two) == pytest.approx(0.5)
+    assert measures.variance_ratio(one, two) == pytest.approx(0.5)
     samples = RANDOM.normal(size=(20, 2)) * [2.0, 1.0]
-    ratio = sampler_measures.variance_ratio(Moments.of(samples), one)
+    ratio = measures.variance_ratio(Moments.of(samples), one)
     expected = samples.var(axis=0, ddof=1).sum() / 5
     assert ratio == pytest.approx(expected)
 
 
 def test_floors_are_those_of_true_draws() -> None:
     """A variance ratio of 1 with spread sqrt(2 / n), for one normal."""
-    truth = sampler_measures.Truth(
+    truth = measures.Truth(
         RANDOM.normal(size=(200, 1)),
-        sampler_measures.exact_moments(np.zeros(1), np.eye(1)),
+        measures.exact_moments(np.zeros(1), np.eye(1)),
         np.ones((1, 1)),
     )
     repeats = [RANDOM.normal(size=(200, 1)) for _ in range(400)]
-    found = sampler_measures.floors(repeats, truth)
-    assert set(found) == set(sampler_measures.METRICS)
+    found = measures.floors(repeats, truth)
+    assert set(found) == set(measures.METRICS)
     assert found["variance_ratio"].mean == pytest.approx(1, abs=0.02)
     assert found["variance_ratio"].spread == pytest.approx(0.1, rel=0.15)
     assert found["sliced_wasserstein"].mean > 0
@@ -90,10 +88,10 @@ def test_heun_by_angle_has_order_2(x64: None) -> None:
     [("ddim", 8, 8), ("heun", 1, 1), ("heun", 2, 1), ("heun", 3, 2), ("heun", 8, 4)],
 )
 def test_steps_within_a_budget(method: str, budget: int, steps: int) -> None:
-    assert sampler_runs.steps_within(method, budget) == steps  # type: ignore[arg-type]
+    assert sampling.steps_within(method, budget) == steps  # type: ignore[arg-type]
 
 
-def results_of(distances: dict[str, list[float]]) -> sampler_runs.Results:
+def results_of(distances: dict[str, list[float]]) -> sampling.Results:
     """Fréchet distances at 8 and 16 calls, with the floor 0.1 and its spread 0.01."""
     rows = [
         {"preset": "ring", "method": method, "budget": n, "frechet_distance": value}
@@ -108,21 +106,17 @@ def test_summary_numbers() -> None:
     results = results_of(
         {"ddim": [0.5, 0.11], "addim": [0.3, 0.1], "heun_angle": [0.25, 0.115]}
     )
-    share = sampler_summary.share_taken_back(results, "ring", "addim", 8)
+    share = summary.share_taken_back(results, "ring", "addim", 8)
     assert share == pytest.approx(0.5)  # 0.2 of 0.4
     # DDIM is at its floor, or was not measured.
-    assert sampler_summary.share_taken_back(results, "ring", "addim", 16) is None
-    assert sampler_summary.share_taken_back(results, "ring", "addim", 32) is None
-    duel = sampler_summary.duel(
-        results, "ring", "frechet_distance", "addim", "heun_angle"
-    )
+    assert summary.share_taken_back(results, "ring", "addim", 16) is None
+    assert summary.share_taken_back(results, "ring", "addim", 32) is None
+    duel = summary.duel(results, "ring", "frechet_distance", "addim", "heun_angle")
     assert duel == ([], [8])
-    duel = sampler_summary.duel(
-        results, "ring", "frechet_distance", "heun_angle", "addim"
-    )
+    duel = summary.duel(results, "ring", "frechet_distance", "heun_angle", "addim")
     assert duel == ([8], [])
-    assert sampler_summary.spans([1, 2, 8], [1, 2, 4, 8]) == "1-2, 8"
-    assert sampler_summary.spans([], [1]) == ""
+    assert summary.spans([1, 2, 8], [1, 2, 4, 8]) == "1-2, 8"
+    assert summary.spans([], [1]) == ""
 
 
 def test_significant_digits() -> None:
@@ -145,14 +139,14 @@ def test_the_whole_command(
 ) -> None:
     ways = ["ddim", "addim_eta_1", "heun_uniform", "heun_angle", "ancestral"]
     # The others compile for seconds and go the same path.
-    few = {name: sampler_runs.WAYS[name] for name in ways}
-    monkeypatch.setattr(sampler_runs, "WAYS", few)
+    few = {name: sampling.WAYS[name] for name in ways}
+    monkeypatch.setattr(sampling, "WAYS", few)
     document = tmp_path / "samplers.md"
-    document.write_text(f"before\n{samplers.BEGIN}\nold\n{samplers.END}\nafter\n")
+    document.write_text(f"before\n{run.BEGIN}\nold\n{run.END}\nafter\n")
     workdir = tmp_path / "work"
     arguments = ["--presets=two_normals", "--calls=1,2", "--num_samples=64"]
     arguments += [f"--workdir={workdir}", f"--document={document}"]
-    assert samplers.main(arguments) == 0
+    assert run.main(arguments) == 0
     results = json.loads((workdir / "results.json").read_text())
     text = document.read_text()
     assert text.startswith("before\n") and text.endswith("after\n")
@@ -178,13 +172,13 @@ def test_the_whole_command(
 
     # A second time nothing is measured, and nothing changes.
     capsys.readouterr()
-    assert samplers.main(arguments) == 0
+    assert run.main(arguments) == 0
     assert "two_normals: nothing to measure" in capsys.readouterr().out
     assert json.loads((workdir / "results.json").read_text()) == results
     assert document.read_text() == text
 
     # Other settings do not mix with these.
-    assert samplers.main([*arguments, "--seed=1"]) == 2
+    assert run.main([*arguments, "--seed=1"]) == 2
     assert "choose another --workdir" in capsys.readouterr().err
 
 
@@ -204,7 +198,7 @@ def test_bad_input_is_one_sentence(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert samplers.main([f"--workdir={tmp_path}", "--calls=1", *arguments]) == 2
+    assert run.main([f"--workdir={tmp_path}", "--calls=1", *arguments]) == 2
     error = capsys.readouterr().err
     assert words in error
     assert error.startswith("samplers: ") and error.count("\n") == 1
@@ -215,11 +209,11 @@ def test_a_document_without_marks_is_said_before_measuring(
 ) -> None:
     document = tmp_path / "doc.md"
     document.write_text("nothing here")
-    assert samplers.main([f"--document={document}", f"--workdir={tmp_path}"]) == 2
+    assert run.main([f"--document={document}", f"--workdir={tmp_path}"]) == 2
     assert "lacks the marks" in capsys.readouterr().err
     assert not (tmp_path / "results.json").exists()
 
 
 def test_the_document_of_the_repository_has_its_marks() -> None:
-    text = samplers.DOCUMENT.read_text()
-    assert samplers.BEGIN in text and samplers.END in text
+    text = run.DOCUMENT.read_text()
+    assert run.BEGIN in text and run.END in text

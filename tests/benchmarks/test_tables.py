@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import table_students, tables
-from benchmarks.table_layout import TABLES, Claim, Table, falling, worse
-from benchmarks.table_students import CONFIG, Settings, single
-from benchmarks.table_text import Rows, count_seeds, table_text
+from benchmarks.tables import run, students
+from benchmarks.tables.layout import TABLES, Claim, Table, falling, worse
+from benchmarks.tables.students import CONFIG, Settings, single
+from benchmarks.tables.text import Rows, count_seeds, table_text
 from multistep_cm.config import flatten, load_config
 from multistep_cm.data.sources import all_examples, open_source
 from multistep_cm.evaluation.measure import make_reference
@@ -19,12 +19,12 @@ from multistep_cm.validation import validate
 from multistep_cm.workdir import open_workdir
 from tests.training.tiny import one_device, tiny_config
 
-STUDENTS = [s for s, _ in tables.unique_students(list(TABLES.values()), [1])]
+STUDENTS = [s for s, _ in run.unique_students(list(TABLES.values()), [1])]
 
 
 @pytest.mark.parametrize("student", STUDENTS, ids=lambda s: f"{s.name}_k{s.steps}")
 def test_every_phase_is_valid_and_teaches_the_next(
-    student: table_students.Student, tmp_path: Path
+    student: students.Student, tmp_path: Path
 ) -> None:
     """Each phase's config is accepted with the phase before as its teacher."""
     assert student.phases[-1].steps == student.steps
@@ -124,12 +124,12 @@ def test_the_command_writes_what_is_there(
     document.write_text(marks("table2", "table4"))
     write_rows(workdir, TABLES["table4"], (1, 2))
     words = [f"--workdir={workdir}", f"--document={document}", "--only_write"]
-    assert tables.main(["table4", *words]) == 0
+    assert run.main(["table4", *words]) == 0
     text = document.read_text()
     assert "| aDDIM | 1.5 ± 0.7 | 2.5 ± 0.7 |" in text
     assert text.count("PREVIOUS") == 1  # table 2 was not asked for
     assert "| aDDIM | 1.5 ± 0.7 |" in capsys.readouterr().out
-    assert tables.main(["table4", *words, "--iterations=3"]) == 2
+    assert run.main(["table4", *words, "--iterations=3"]) == 2
     assert "made with other settings" in capsys.readouterr().err
 
 
@@ -146,7 +146,7 @@ def test_bad_input_is_one_sentence(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert tables.main([*words, f"--workdir={tmp_path / 'w'}"]) == 2
+    assert run.main([*words, f"--workdir={tmp_path / 'w'}"]) == 2
     said = capsys.readouterr().err
     assert expected in said
     assert said.count("\n") == 1
@@ -154,7 +154,7 @@ def test_bad_input_is_one_sentence(
 
 
 def test_the_document_of_the_repository_has_all_marks() -> None:
-    text = tables.DOCUMENT.read_text()
+    text = run.DOCUMENT.read_text()
     for name in TABLES:
         assert f"<!-- {name}: python -m benchmarks.tables {name} -->" in text
         assert f"<!-- end of {name} -->" in text
@@ -179,12 +179,12 @@ def test_a_chain_is_trained_measured_and_kept(
     data = tiny_config(digits_directory).data
     images, _ = all_examples(open_source(data, data.train_split))
     reference = make_reference(None, images)
-    monkeypatch.setattr(table_students, "_reference", lambda _: (None, reference))
-    student = table_students.halving("pd", 1, 2, "addim", "ddim")
+    monkeypatch.setattr(students, "_reference", lambda _: (None, reference))
+    student = students.halving("pd", 1, 2, "addim", "ddim")
     with one_device():
-        teacher = table_students.teacher_folder(settings, 3)
+        teacher = students.teacher_folder(settings, 3)
         assert train(tiny_config(digits_directory, seed=3), teacher)
-        found = table_students.measured_student(settings, student, 3)
+        found = students.measured_student(settings, student, 3)
     assert found["name"] == "pd" and found["steps"] == 1 and found["train_seed"] == 3
     assert found["pixel_frechet_distance"] > 0
     folder = student.folder(tmp_path, 3)
@@ -197,8 +197,8 @@ def test_a_chain_is_trained_measured_and_kept(
     assert kept["seed"] == 3
     assert not [*folder.glob("phase*/checkpoints")]
     # Again: the row comes from its file.
-    monkeypatch.setattr(table_students, "train_student", None)
-    assert table_students.measured_student(settings, student, 3) == found
+    monkeypatch.setattr(students, "train_student", None)
+    assert students.measured_student(settings, student, 3) == found
 
 
 def test_divergence_is_a_result(
@@ -207,9 +207,9 @@ def test_divergence_is_a_result(
     def diverge(*arguments: Any) -> Path:
         raise TrainingDivergedError("loss is not finite at step 3")
 
-    monkeypatch.setattr(table_students, "train_student", diverge)
+    monkeypatch.setattr(students, "train_student", diverge)
     settings = Settings(tmp_path, "mlp", 8, 100)
     student = single("a", "cd", 1)
     student.folder(tmp_path, 1).mkdir(parents=True)
-    found = table_students.measured_student(settings, student, 1)
+    found = students.measured_student(settings, student, 1)
     assert found["diverged"] == "loss is not finite at step 3"

@@ -23,7 +23,7 @@ from multistep_cm.generation import SamplingOptions, sampling_options
 from multistep_cm.training.loop import TrainingDivergedError, train
 from multistep_cm.workdir import read_config, write_text
 
-CONFIG = Path(__file__).parents[1] / "configs" / "digits.py"
+CONFIG = Path(__file__).parents[2] / "configs" / "digits.py"
 NOISE_SEED = 1
 """Of the images that are measured; the same in every row."""
 
@@ -58,11 +58,15 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class Student:
-    """A named chain of phases that ends with `steps` steps."""
+    """A named chain of phases that ends with `steps` steps.
+
+    `budget` multiplies the iterations that all students of the tables have.
+    """
 
     name: str
     steps: int
     phases: tuple[Phase, ...]
+    budget: int = 1
 
     def folder(self, workdir: Path, seed: int) -> Path:
         """Of its runs, one folder a phase."""
@@ -117,7 +121,7 @@ def train_teacher(settings: Settings, seed: int) -> None:
 def train_student(settings: Settings, student: Student, seed: int) -> Path:
     """Train every phase that is not finished; the folder of the last."""
     teacher = teacher_folder(settings, seed)
-    iterations = settings.iterations // len(student.phases)
+    iterations = student.budget * settings.iterations // len(student.phases)
     for index, phase in enumerate(student.phases):
         folder = student.folder(settings.workdir, seed) / f"phase{index}"
         arguments = f"stage={phase.stage},network={settings.network}"

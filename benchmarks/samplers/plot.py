@@ -9,8 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from benchmarks.sampler_measures import METRICS
-from benchmarks.sampler_tables import (
+from benchmarks.samplers.layout import (
     HEADINGS,
     Results,
     budgets_of,
@@ -18,6 +17,7 @@ from benchmarks.sampler_tables import (
     methods_of,
     presets_of,
 )
+from benchmarks.samplers.measures import METRICS
 
 # The colours of Okabe and Ito, which the colour-blind can tell apart. Marks differ too.
 STYLES: dict[str, dict[str, Any]] = {

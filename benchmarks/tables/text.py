@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from benchmarks.table_layout import Cell, Claim, Table
+from benchmarks.tables.layout import Cell, Claim, Table
 from multistep_cm.evaluation.evaluate import Row
 
 Rows: TypeAlias = dict[Cell, dict[int, Row]]

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 Results: TypeAlias = Mapping[str, Any]
-"""What results.json holds; `sampler_runs.Results` says what that is."""
+"""What results.json holds; `sampling.Results` says what that is."""
 
 HEADINGS: Mapping[str, str] = {
     "sliced_wasserstein": "Sliced Wasserstein distance",

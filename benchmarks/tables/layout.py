@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
-from benchmarks.table_students import Student, halving, single, tract
+from benchmarks.tables.students import Student, halving, single, tract
 
 Cell: TypeAlias = tuple[str, int]
 """A row's label and a number of steps."""
@@ -155,6 +155,40 @@ TABLE_3 = Table(
     ),
 )
 
+
+def _longer(make: Callable[[int], Student], budget: int) -> Callable[[int], Student]:
+    def longer(steps: int) -> Student:
+        student = make(steps)
+        name = f"{student.name}_x{budget}"
+        return dataclasses.replace(student, name=name, budget=budget)
+
+    return longer
+
+
+PROGRESSIVE = TABLE_3.rows["progressive, aDDIM first"]
+
+BUDGET = Table(
+    title="Budget: four times the iterations",
+    rows={
+        "CD": CD,
+        "CD, x 4": _longer(CD, 4),
+        "CT": CT,
+        "CT, x 4": _longer(CT, 4),
+        "progressive, aDDIM first": PROGRESSIVE,
+        "progressive, aDDIM first, x 4": _longer(PROGRESSIVE, 4),
+    },
+    steps=(1, 4),
+    claims=(
+        worse("CD", "progressive, aDDIM first", (1, 4), "CD worse than progressive"),
+        worse(
+            "CD, x 4",
+            "progressive, aDDIM first, x 4",
+            (1, 4),
+            "CD x 4 worse than progressive x 4",
+        ),
+    ),
+)
+
 TABLE_4 = Table(
     title="Table 4: the teacher's hop (CD)",
     rows={
@@ -225,6 +259,7 @@ TABLES: Mapping[str, Table] = {
     "table1": TABLE_1,
     "table4": TABLE_4,
     "table3": TABLE_3,
+    "budget": BUDGET,
     "table2": TABLE_2,
     "open": OPEN_POINTS,
 }

@@ -17,14 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.documents import replace_between, split_at_marks
-from benchmarks.sampler_plot import draw
-from benchmarks.sampler_runs import Results, empty_results, measure_preset
-from benchmarks.sampler_summary import report
+from benchmarks.samplers.plot import draw
+from benchmarks.samplers.sampling import Results, empty_results, measure_preset
+from benchmarks.samplers.summary import report
 from multistep_cm.errors import UserError
 from multistep_cm.truth.presets import PRESETS
 from multistep_cm.workdir import write_text
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "samplers.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "samplers.md"
 BEGIN, END = "<!-- tables: python -m benchmarks.samplers -->", "<!-- end of tables -->"
 CALLS = tuple(2**power for power in range(10))
 

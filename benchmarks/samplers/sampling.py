@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.angle_heun import sample_by_angle
-from benchmarks.sampler_measures import (
+from benchmarks.samplers.angle_heun import sample_by_angle
+from benchmarks.samplers.measures import (
     Truth,
     exact_moments,
     floors,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from benchmarks.sampler_tables import (
+from benchmarks.samplers.layout import (
     EMPTY,
     Results,
     budgets_of,

@@ -23,16 +23,16 @@ from typing import Any, TypeAlias
 
 import jax
 
-from benchmarks import table_students
 from benchmarks.documents import replace_between
-from benchmarks.table_layout import TABLES, Table
-from benchmarks.table_students import Settings, Student
-from benchmarks.table_text import Rows, table_text
+from benchmarks.tables import students
+from benchmarks.tables.layout import TABLES, Table
+from benchmarks.tables.students import Settings, Student
+from benchmarks.tables.text import Rows, table_text
 from multistep_cm.commands.main import split_overrides
 from multistep_cm.errors import UserError
 from multistep_cm.workdir import write_text
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "results.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "results.md"
 TEACHER_METHODS = ("ddim", "addim")
 
 Job: TypeAlias = tuple[Callable[..., str], tuple[Any, ...]]
@@ -129,7 +129,7 @@ def run_all(
         workers, context, _start_worker, (context.Value("i", 0), settings.workdir)
     )
     with pool:
-        floors = pool.submit(table_students.prepare, settings).result()
+        floors = pool.submit(students.prepare, settings).result()
         write_text(settings.workdir / "floors.json", json.dumps(floors, indent=2))
         jobs: list[Job] = [(_teacher_job, (settings, seed, 0)) for seed in seeds]
         _finish(pool, "teachers", jobs)
@@ -171,15 +171,15 @@ def _finish(pool: concurrent.futures.Executor, what: str, jobs: Sequence[Job]) -
 def _teacher_job(settings: Settings, seed: int, steps: int) -> str:
     """Train a teacher (steps 0), or measure it by every method."""
     if not steps:
-        table_students.train_teacher(settings, seed)
+        students.train_teacher(settings, seed)
         return f"teacher of seed {seed}"
     for method in TEACHER_METHODS:
-        table_students.measured_teacher(settings, seed, method, steps)
+        students.measured_teacher(settings, seed, method, steps)
     return f"teacher of seed {seed} in {steps} steps"
 
 
 def _student_job(settings: Settings, student: Student, seed: int) -> str:
-    row = table_students.measured_student(settings, student, seed)
+    row = students.measured_student(settings, student, seed)
     name = f"{student.name} K={student.steps} seed {seed}"
     if "diverged" in row:
         return f"{name}: {row['diverged']}"
@@ -208,7 +208,7 @@ def collect(settings: Settings, table: Table, seeds: Sequence[int]) -> Rows:
 
     for seed in seeds:
         for method in TEACHER_METHODS:
-            folder = table_students.teacher_folder(settings, seed)
+            folder = students.teacher_folder(settings, seed)
             for steps in table.teacher:
                 path = folder / f"row_{method}_{steps}.json"
                 keep(f"teacher_{method}", steps, path)

@@ -1,0 +1,1 @@
+"""Samplers against truth: exact denoisers, so that only the sampler can err."""

@@ -1,0 +1,1 @@
+"""The paper's tables in small, on the digits."""
