@@ -68,9 +68,13 @@ def _maker(name: str, stage: str, **changes: object) -> Callable[[int], Student]
     return lambda steps: single(name, stage, steps, **changes)
 
 
-def _grid(name: str, start: int, end: int) -> Callable[[int], Student]:
+def _grid(name: str, start: int, end: int, hop: str = "") -> Callable[[int], Student]:
     ends = {"start": float(start), "end": float(end)}
-    keys = {f"consistency__teacher_steps_{k}": value for k, value in ends.items()}
+    keys: dict[str, object] = {
+        f"consistency__teacher_steps_{k}": value for k, value in ends.items()
+    }
+    if hop:
+        keys["consistency__hop"] = hop
     return _maker(name, "cd", **keys)
 
 
@@ -93,7 +97,12 @@ TABLE_1 = Table(
         falling("CT", (8, 16), "CT: 8 > 16 steps"),
         worse("CT", "CD", (1, 2), "CT worse than CD at 1 and 2 steps"),
         worse("CT", "CD", (4, 8), "CT worse than CD at 4 and 8 steps"),
-        worse("teacher_ddim", "CD", (1, 2, 4, 8), "the teacher in as many DDIM steps"),
+        worse(
+            "teacher_ddim",
+            "CD",
+            (1, 2, 4, 8),
+            "the teacher worse in as many DDIM steps",
+        ),
     ),
 )
 
@@ -132,6 +141,7 @@ TABLE_3 = Table(
     },
     steps=(1, 2, 4, 8),
     only={
+        "progressive, aDDIM always": (4, 8),
         "consistency model CD": (1,),
         "consistency model CT": (1,),
         "improved CT": (1,),
@@ -195,12 +205,15 @@ TABLE_4 = Table(
         "aDDIM": CD,
         "DDIM": _maker("cd_ddim", "cd", consistency__hop="ddim"),
         "Heun": _maker("cd_heun", "cd", consistency__hop="heun"),
+        "aDDIM, grid 256": _grid("cd_grid_256", 256, 256),
+        "DDIM, grid 256": _grid("cd_ddim_grid_256", 256, 256, "ddim"),
     },
     steps=(1, 2, 4, 8, 16),
-    only={"Heun": (1, 4)},
+    only={"Heun": (1, 4), "aDDIM, grid 256": (1, 4), "DDIM, grid 256": (1, 4)},
     claims=(
         worse("aDDIM", "DDIM", (1, 2), "aDDIM worse than DDIM at 1 and 2 steps"),
         worse("DDIM", "aDDIM", (4, 8, 16), "DDIM worse than aDDIM from 4 steps on"),
+        worse("DDIM", "aDDIM", (1, 2, 4), "DDIM worse than aDDIM up to 4 steps"),
     ),
 )
 

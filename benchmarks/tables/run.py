@@ -1,6 +1,6 @@
 """The paper's tables in small, on the digits: trained, measured, written into the docs.
 
-  python -m benchmarks.tables [table1 table2 table3 table4 open] [--seeds=1,2,3]
+  python -m benchmarks.tables [table1 table2 table3 budget table4 open] [--seeds=1,2,3]
 
 Every student is trained from the teacher of its seed, for the same number of
 iterations, and measured on images from the same noise. Distances are 1000 times the

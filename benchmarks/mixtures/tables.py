@@ -1,4 +1,4 @@
-"""The rows of `mixture_training` as the tables of docs/truth.md."""
+"""The rows of `python -m benchmarks.mixtures` as the tables of docs/truth.md."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from benchmarks.documents import replace_between, split_at_marks
-from benchmarks.mixture_measures import Yardstick
+from benchmarks.mixtures.measures import Yardstick
 from benchmarks.samplers.measures import sliced_wasserstein
 from multistep_cm.errors import UserError
 from multistep_cm.workdir import write_text
@@ -96,12 +96,12 @@ def _cell(values: Sequence[float]) -> str:
 
 
 CHOICES = "choices"
-"""What stands for a preset in the marks of `mixture_choices`."""
+"""What stands for a preset in the marks of `mixtures.choices`."""
 
 
 def marks(preset: str) -> tuple[str, str]:
     """Between which a document holds the tables of a preset."""
-    module = "mixture_choices" if preset == CHOICES else "mixture_training"
+    module = "mixtures.choices" if preset == CHOICES else "mixtures"
     command = f"python -m benchmarks.{module}"
     return f"<!-- {preset}: {command} -->", f"<!-- end of {preset} -->"
 

@@ -9,21 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import (
-    mixture_choices,
-    mixture_figure,
-    mixture_measures,
-    mixture_students,
-    mixture_tables,
-)
-from benchmarks.mixture_students import (
+from benchmarks.mixtures import choices, figure, measures, students, tables
+from benchmarks.mixtures.run import DOCUMENT, PRESETS, main
+from benchmarks.mixtures.students import (
     EXACT,
     SCHEDULE,
     Problem,
     make_problem,
     teacher_trainer,
 )
-from benchmarks.mixture_training import DOCUMENT, PRESETS, main
 from multistep_cm.diffusion.parameterization import Conditioning, Denoiser
 from multistep_cm.losses.denoising import make_denoising_loss
 from multistep_cm.losses.signature import Params
@@ -42,9 +36,9 @@ def test_the_whole_command(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(mixture_students, "BLOCKS", 1)  # compiles faster
-    monkeypatch.setattr(mixture_figure, "PANELS", (2,))
-    begin, end = mixture_tables.marks("two_normals")
+    monkeypatch.setattr(students, "BLOCKS", 1)  # compiles faster
+    monkeypatch.setattr(figure, "PANELS", (2,))
+    begin, end = tables.marks("two_normals")
     document = tmp_path / "docs" / "truth.md"
     document.parent.mkdir()
     document.write_text(f"before\n{begin}\n{end}\nafter\n")
@@ -56,9 +50,9 @@ def test_the_whole_command(
     rows = result["two_normals"]["rows"]
     kinds = {(row["method"], row["steps"], row["seed"]) for row in rows}
     teachers = {(m, k) for m in ("exact_ddim", "mlp_ddim") for k in (1, 2, 256)}
-    students = {(m, k) for m in ("cd_exact", "cd_mlp", "ct") for k in (1, 2)}
-    assert {kind[:2] for kind in kinds} == teachers | students
-    assert len(kinds) == len(rows) == 2 * len(students) + 3 + 2 * 3
+    learned = {(m, k) for m in ("cd_exact", "cd_mlp", "ct") for k in (1, 2)}
+    assert {kind[:2] for kind in kinds} == teachers | learned
+    assert len(kinds) == len(rows) == 2 * len(learned) + 3 + 2 * 3
     for row in rows:
         assert ("segment_error" in row) == (row["steps"] != 256)
         assert row["map_error"] > 0
@@ -66,13 +60,13 @@ def test_the_whole_command(
     text = document.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
-    assert text.count("| CD, exact teacher |") == len(mixture_tables.MEASURES)
+    assert text.count("| CD, exact teacher |") == len(tables.MEASURES)
     assert (document.parent / "images" / "figure1.png").stat().st_size > 0
     assert "results.json" in capsys.readouterr().out
 
 
 def test_the_document_of_the_repository_has_its_marks() -> None:
-    mixture_tables.check_marks(DOCUMENT, [*PRESETS, mixture_tables.CHOICES])
+    tables.check_marks(DOCUMENT, [*PRESETS, tables.CHOICES])
 
 
 @pytest.mark.parametrize(
@@ -103,13 +97,13 @@ def test_bad_input_is_one_sentence(
 def test_an_unknown_variation_is_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert mixture_choices.main(["cd_nothing"]) == 2
+    assert choices.main(["cd_nothing"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_every_variation_has_known_options() -> None:
-    for options, _ in mixture_choices.VARIATIONS.values():
-        dataclasses.replace(mixture_choices.BASE, **options)
+    for options, _ in choices.VARIATIONS.values():
+        dataclasses.replace(choices.BASE, **options)
 
 
 def test_the_exact_teacher_is_the_posterior_mean() -> None:
@@ -167,23 +161,23 @@ def test_the_exact_function_has_no_error(x64: None, student_steps: int) -> None:
         ) -> jax.Array:
             return denoiser(z_t.astype(jnp.float64), t.astype(jnp.float64), cond)
 
-        samples = mixture_measures.measure_samples(
+        samples = measures.measure_samples(
             predict, {}, SCHEDULE, yardstick, student_steps
         )
-        segment = mixture_measures.segment_error(predict, {}, SCHEDULE, probe)
+        segment = measures.segment_error(predict, {}, SCHEDULE, probe)
         return samples["map_error"], segment
 
-    yardstick = mixture_measures.make_yardstick("two_normals", SCHEDULE, 256)
-    probe = mixture_measures.make_probe("two_normals", SCHEDULE, student_steps, 32, 256)
+    yardstick = measures.make_yardstick("two_normals", SCHEDULE, 256)
+    probe = measures.make_probe("two_normals", SCHEDULE, student_steps, 32, 256)
     assert max(errors(function)) < 2e-4
     assert min(errors(exact)) > 0.05
 
 
 def test_the_ring_is_solved_and_its_floor_is_that_of_draws() -> None:
-    yardstick = mixture_measures.make_yardstick("ring", SCHEDULE, 512)
+    yardstick = measures.make_yardstick("ring", SCHEDULE, 512)
     assert yardstick.z_1.dtype == np.float32
     assert yardstick.z_0.dtype == yardstick.data.dtype == np.float64
     assert 0 < yardstick.solver_error < 1e-5
-    result = mixture_tables.preset_result([], yardstick)
+    result = tables.preset_result([], yardstick)
     floor, spread = result["floor"], result["floor_spread"]
     assert abs(result["exact_flow"] - floor) < 4 * spread

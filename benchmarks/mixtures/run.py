@@ -1,6 +1,6 @@
 """Students trained against truth: the learned map beside the exact one.
 
-  python -m benchmarks.mixture_training [--presets two_normals ring] [--iterations N]
+  python -m benchmarks.mixtures [--presets two_normals ring] [--iterations N]
 
 For each preset of `multistep_cm/truth/presets.py`, in one and two dimensions: trains a
 diffusion model (a small MLP), then students of 1 to 16 steps by CD from the exact
@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import jax
 
-from benchmarks import mixture_figure, mixture_measures, mixture_tables
-from benchmarks.mixture_students import (
+from benchmarks.mixtures import figure, measures, tables
+from benchmarks.mixtures.students import (
     CD_OPTIONS,
     CT_OPTIONS,
     EXACT,
@@ -34,12 +34,12 @@ from benchmarks.mixture_students import (
     student_trainer,
     teacher_trainer,
 )
-from benchmarks.mixture_tables import Row
+from benchmarks.mixtures.tables import Row
 from multistep_cm.errors import UserError
 from multistep_cm.losses.signature import Params
 from multistep_cm.workdir import write_text
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "truth.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "truth.md"
 PRESETS = ("two_normals", "ring")
 STUDENT_STEPS = (1, 2, 4, 8, 16)
 TEACHER_STEPS = (*STUDENT_STEPS, 256)
@@ -65,8 +65,8 @@ class Laboratory(NamedTuple):
     """What all seeds of a preset share: the truth, and compiled trainers."""
 
     problem: Problem
-    yardstick: mixture_measures.Yardstick
-    probes: Mapping[int, mixture_measures.Probe]
+    yardstick: measures.Yardstick
+    probes: Mapping[int, measures.Probe]
     train_teacher: Trainer
     train_cd: Trainer
     train_ct: Trainer
@@ -84,7 +84,7 @@ class Student(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, measure, write; the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.mixture_training",
+        prog="python -m benchmarks.mixtures",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check(job)
         run(job, given.workdir, None if given.no_document else given.document)
     except UserError as error:
-        print(f"mixture_training: {error}", file=sys.stderr)
+        print(f"mixtures: {error}", file=sys.stderr)
         return 2
     return 0
 
@@ -136,7 +136,7 @@ def run(job: Job, workdir: Path, document: Path | None) -> None:
     """
     start = time.perf_counter()
     if document is not None:
-        mixture_tables.check_marks(document, job.presets)
+        tables.check_marks(document, job.presets)
     workdir.mkdir(parents=True, exist_ok=True)
     laboratories = {preset: open_laboratory(preset, job) for preset in job.presets}
     rows: dict[str, list[Row]] = {preset: [] for preset in job.presets}
@@ -146,24 +146,24 @@ def run(job: Job, workdir: Path, document: Path | None) -> None:
             drawn = {}
             for student in train_seed(laboratory, job, seed):
                 rows[preset].append(measure(laboratory, student))
-                print(mixture_tables.one_line(rows[preset][-1]), flush=True)
+                print(tables.one_line(rows[preset][-1]), flush=True)
                 if student.method == "cd_exact":
                     drawn[student.steps] = student.params
-            if preset == mixture_figure.PRESET and seed == 0:
+            if preset == figure.PRESET and seed == 0:
                 picture = workdir / "figure1.png"
-                mixture_figure.draw(picture, laboratory.problem, drawn)
+                figure.draw(picture, laboratory.problem, drawn)
                 if document is not None:
-                    mixture_tables.copy_picture(picture, document)
+                    tables.copy_picture(picture, document)
         # After each seed: a job that is stopped leaves those that it has.
         results = {
-            preset: mixture_tables.preset_result(rows[preset], laboratory.yardstick)
+            preset: tables.preset_result(rows[preset], laboratory.yardstick)
             for preset, laboratory in laboratories.items()
         }
         minutes = (time.perf_counter() - start) / 60
         written = {"job": job._asdict(), "minutes": minutes, "presets": results}
         write_text(workdir / "results.json", json.dumps(written, indent=1) + "\n")
         if document is not None:
-            mixture_tables.write_tables(document, results)
+            tables.write_tables(document, results)
     print(f"results: {workdir / 'results.json'}")
     print(f"minutes: {minutes:.1f}")
 
@@ -172,7 +172,7 @@ def open_laboratory(preset: str, job: Job) -> Laboratory:
     """The truth about a preset solved, and its trainers made; nothing is trained."""
     problem = make_problem(preset)
     probes = {
-        steps: mixture_measures.make_probe(
+        steps: measures.make_probe(
             preset,
             SCHEDULE,
             steps,
@@ -184,7 +184,7 @@ def open_laboratory(preset: str, job: Job) -> Laboratory:
     cd, ct = (fitted(options, job.iterations) for options in (CD_OPTIONS, CT_OPTIONS))
     return Laboratory(
         problem,
-        mixture_measures.make_yardstick(preset, SCHEDULE, job.num_samples),
+        measures.make_yardstick(preset, SCHEDULE, job.num_samples),
         probes,
         teacher_trainer(problem, TEACHER_SHARE * job.iterations),
         student_trainer(problem, cd, True, job.iterations),
@@ -225,12 +225,12 @@ def measure(laboratory: Laboratory, student: Student) -> Row:
         "method": student.method,
         "steps": student.steps,
         "seed": student.seed,
-        **mixture_measures.measure_samples(
+        **measures.measure_samples(
             predict, student.params, SCHEDULE, laboratory.yardstick, student.steps
         ),
     }
     if student.steps in laboratory.probes:
-        row["segment_error"] = mixture_measures.segment_error(
+        row["segment_error"] = measures.segment_error(
             predict, student.params, SCHEDULE, laboratory.probes[student.steps]
         )
     return row

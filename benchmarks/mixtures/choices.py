@@ -1,6 +1,6 @@
-"""What `mixture_training` leaves open, tried on the ring with a seed of its own.
+"""What `benchmarks.mixtures` leaves open, tried on the ring with a seed of its own.
 
-  python -m benchmarks.mixture_choices [NAME ..]
+  python -m benchmarks.mixtures.choices [NAME ..]
 
 Each variation changes the options of CD from the exact teacher, or of CT, in one place;
 its students of 1 and 8 steps are trained and measured, and all rows are written into
@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from benchmarks import mixture_measures, mixture_tables
 from benchmarks.documents import replace_between
-from benchmarks.mixture_students import (
+from benchmarks.mixtures import measures, tables
+from benchmarks.mixtures.run import DOCUMENT, ITERATIONS, TEACHER_SHARE
+from benchmarks.mixtures.students import (
     EXACT,
     SCHEDULE,
     Problem,
@@ -27,7 +28,6 @@ from benchmarks.mixture_students import (
     student_trainer,
     teacher_trainer,
 )
-from benchmarks.mixture_training import DOCUMENT, ITERATIONS, TEACHER_SHARE
 from multistep_cm.errors import UserError
 from multistep_cm.losses.segments import ConsistencyOptions
 from multistep_cm.losses.signature import Params
@@ -36,7 +36,7 @@ from multistep_cm.workdir import write_text
 PRESET = "ring"
 STUDENT_STEPS = (1, 8)
 SEED = 1000
-"""Far from those that `mixture_training` reports: nothing is chosen on its noise."""
+"""Far from those that `benchmarks.mixtures` reports: nothing is chosen on its noise."""
 
 
 def _grid(start: float, end: float, anneal_steps: int = 0) -> dict[str, Any]:
@@ -88,7 +88,7 @@ VARIATIONS: Mapping[str, Variation] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Try the variations asked for; the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.mixture_choices",
+        prog="python -m benchmarks.mixtures.choices",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -103,17 +103,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             if name not in VARIATIONS:
                 expected = ", ".join(VARIATIONS)
                 raise UserError(f"no variation {name!r}; there are: {expected}")
-        mixture_tables.check_marks(given.document, [mixture_tables.CHOICES])
+        tables.check_marks(given.document, [tables.CHOICES])
         rows = try_all(names, given.iterations, given.num_samples)
         text = replace_between(
             given.document.read_text(),
-            *mixture_tables.marks(mixture_tables.CHOICES),
+            *tables.marks(tables.CHOICES),
             format_rows(rows),
             name=str(given.document),
         )
         write_text(given.document, text)
     except UserError as error:
-        print(f"mixture_choices: {error}", file=sys.stderr)
+        print(f"mixtures.choices: {error}", file=sys.stderr)
         return 2
     return 0
 
@@ -123,7 +123,7 @@ def try_all(
 ) -> list[tuple[str, dict[int, dict[str, float]]]]:
     """Each name with its measures for each K."""
     problem = make_problem(PRESET)
-    yardstick = mixture_measures.make_yardstick(PRESET, SCHEDULE, num_samples, SEED)
+    yardstick = measures.make_yardstick(PRESET, SCHEDULE, num_samples, SEED)
     key = jax.random.key(SEED)
     train_teacher = teacher_trainer(problem, TEACHER_SHARE * iterations)
     teacher = train_teacher(problem.initial(key), key, {})
@@ -151,13 +151,11 @@ def try_all(
 def measured(
     problem: Problem,
     params: Params,
-    yardstick: mixture_measures.Yardstick,
+    yardstick: measures.Yardstick,
     steps: int,
 ) -> dict[str, float]:
     """The measures of `measure_samples`."""
-    return mixture_measures.measure_samples(
-        problem.predict, params, SCHEDULE, yardstick, steps
-    )
+    return measures.measure_samples(problem.predict, params, SCHEDULE, yardstick, steps)
 
 
 def format_rows(rows: Sequence[tuple[str, dict[int, dict[str, float]]]]) -> str:
@@ -169,8 +167,8 @@ def format_rows(rows: Sequence[tuple[str, dict[int, dict[str, float]]]]) -> str:
     for name, found in rows:
         changes = {**VARIATIONS[name].options, **VARIATIONS[name].trainer}
         line = [name, ", ".join(f"{k}={v}" for k, v in changes.items()) or "nothing"]
-        for measures in found.values():
-            line += [f"{measures[k]:.4f}" for k in ("map_error", "sliced_wasserstein")]
+        for one in found.values():
+            line += [f"{one[k]:.4f}" for k in ("map_error", "sliced_wasserstein")]
         lines.append(line)
     text = ["| " + " | ".join(line) + " |" for line in lines]
     text.insert(1, "|---" * len(header) + "|")

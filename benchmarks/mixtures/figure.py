@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from benchmarks.mixture_students import SCHEDULE, Problem
+from benchmarks.mixtures.students import SCHEDULE, Problem
 from multistep_cm.diffusion import ddim
 from multistep_cm.losses.signature import Params
 from multistep_cm.truth import flows, mixtures, presets

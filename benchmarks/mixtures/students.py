@@ -52,7 +52,7 @@ CD_OPTIONS = ConsistencyOptions(
     huber_epsilon=1e-4,
 )
 CT_OPTIONS = dataclasses.replace(CD_OPTIONS, hop="ddim", huber_epsilon=1.0)
-"""Chosen by benchmarks/mixture_choices.py. CT's targets are draws of the data, whose
+"""Chosen by benchmarks/mixtures/choices.py. CT's targets are draws of the data, whose
 mean only a squared norm finds: a norm that is not squared finds the median, which in
 one dimension is another point (docs/truth.md)."""
 

@@ -1,0 +1,1 @@
+"""Students trained on mixtures of Gaussians, whose exact maps are known."""
