@@ -79,6 +79,7 @@ VARIATIONS: Mapping[str, Variation] = {
     "ct": Variation({}, {}),
     "ct_huber": Variation(PAPER_HUBER, {}),
     "ct_grid_16_to_256": Variation(_grid(16.0, 256.0, ITERATIONS), {}),
+    "ct_grid_16_to_64": Variation(_grid(16.0, 64.0, ITERATIONS), {}),
     "ct_grid_16_to_64_huber": Variation(
         {**_grid(16.0, 64.0, ITERATIONS), **PAPER_HUBER}, {}
     ),
