@@ -43,13 +43,16 @@ class Table:
     teacher: tuple[int, ...] = ()
     claims: tuple[Claim, ...] = ()
 
+    def columns(self, label: str) -> tuple[int, ...]:
+        """The numbers of steps for which a row has a student."""
+        return self.only.get(label, self.steps)
+
     def students(self) -> list[Student]:
         """Every student of the table, rows first."""
         return [
             make(steps)
             for label, make in self.rows.items()
-            for steps in self.steps
-            if steps in self.only.get(label, self.steps)
+            for steps in self.columns(label)
         ]
 
 

@@ -213,7 +213,7 @@ def collect(settings: Settings, table: Table, seeds: Sequence[int]) -> Rows:
                 path = folder / f"row_{method}_{steps}.json"
                 keep(f"teacher_{method}", steps, path)
         for label, make in table.rows.items():
-            for steps in table.steps:
+            for steps in table.columns(label):
                 folder = make(steps).folder(settings.workdir, seed)
                 keep(label, steps, folder / "row.json")
     return rows
