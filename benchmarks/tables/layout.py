@@ -86,6 +86,7 @@ def _halving(name: str, first_hop: str, hop: str) -> Callable[[int], Student]:
 
 
 CD, CT = _maker("cd", "cd"), _maker("ct", "ct")
+CD_SQRT = _maker("cd_weight_sqrt", "cd", consistency__weight="sqrt_snr_plus_1")
 ANNEALED = _grid("cd_grid_16_256", 16, 256)
 
 TABLE_1 = Table(
@@ -133,6 +134,7 @@ TABLE_3 = Table(
     title="Table 3: beside progressive distillation, TRACT and consistency models",
     rows={
         "CD": CD,
+        "CD, weight sqrt(SNR + 1)": CD_SQRT,
         "CT": CT,
         "progressive, aDDIM first": _halving("pd_addim", "addim", "ddim"),
         "progressive, DDIM": _halving("pd_ddim", "ddim", "ddim"),
@@ -162,6 +164,12 @@ TABLE_3 = Table(
             "progressive, aDDIM first",
             (4, 8),
             "progressive: DDIM worse than aDDIM at 4 and 8 steps",
+        ),
+        worse(
+            "progressive, aDDIM first",
+            "CD, weight sqrt(SNR + 1)",
+            (1,),
+            "progressive worse than CD with that weight at 1 step",
         ),
         worse("consistency model CD", "CD", (1,), "consistency model CD worse than CD"),
         worse("consistency model CT", "improved CT", (1,), "CM CT worse than iCT"),
@@ -229,9 +237,7 @@ OPEN_POINTS = Table(
     title="Open points: one change at a time (CD)",
     rows={
         "as configured": CD,
-        "weight sqrt(SNR + 1)": _variant(
-            "weight_sqrt", consistency__weight="sqrt_snr_plus_1"
-        ),
+        "weight sqrt(SNR + 1)": CD_SQRT,
         "weight max(SNR, 1)": _variant(
             "weight_truncated", consistency__weight="truncated_snr"
         ),
