@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import cast, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -20,6 +21,7 @@ from multistep_cm.diffusion.guidance import guided_denoiser
 from multistep_cm.diffusion.x_variance import measure_x_variance, table_x_variance
 from multistep_cm.errors import UserError
 from multistep_cm.losses.signature import Params
+from multistep_cm.sharding.distributed import to_host
 from multistep_cm.sharding.mesh import (
     batch_sharding,
     data_parallel_size,
@@ -161,7 +163,8 @@ def measured_x_variance(
             config.sampling.eta,
         )
     )(params, examples["image"], examples["label"])
-    return table_x_variance(times, values)
+    # The sampler holds them as constants, which must be whole in every process.
+    return table_x_variance(times, jnp.asarray(to_host(values)))
 
 
 def compile_generator(
