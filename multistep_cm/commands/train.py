@@ -30,18 +30,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of the run: checkpoints, metrics, samples",
     )
+    parser.add_argument(
+        "--compile_only",
+        action="store_true",
+        help="compile the train step for these devices, say how much memory it takes "
+        "and stop; needs no data and writes nothing but the compilation cache",
+    )
     add_process_arguments(parser)
 
 
 def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Train; 0 when the run is finished or was stopped in order."""
-    start(arguments, overrides, stops_in_order=True)
+    start(arguments, overrides, stops_in_order=not arguments.compile_only)
     from multistep_cm.config import load_config
     from multistep_cm.sharding.agreement import together
     from multistep_cm.sharding.distributed import say
+    from multistep_cm.training.compilation import compile_only
     from multistep_cm.training.loop import train
 
     config = together(lambda: load_config(arguments.config, overrides))
-    if train(config, arguments.workdir):
+    if arguments.compile_only:
+        compile_only(config)
+    elif train(config, arguments.workdir):
         say(f"finished: {arguments.workdir}")
     return 0
