@@ -136,8 +136,10 @@ start="mkdir -p multistep_cm && cd multistep_cm
 if [ -e run.pid ] && kill -0 \"\$(cat run.pid)\" 2>/dev/null; then exit 0; fi
 { $setup
 } || exit
-tar -xzf ../multistep_cm.tar.gz && python3 -m venv .venv || exit
-.venv/bin/python -m pip install --quiet --editable '.[tpu]' || exit
+tar -xzf ../multistep_cm.tar.gz || exit
+command -v python3.11 >/dev/null || { sudo apt-get -qq update &&
+  sudo apt-get -qq install -y python3.11 python3.11-venv; } || exit
+PYTHON=python3.11 bash -c 'source launch/environment.sh && prepare_environment tpu' || exit
 rm -f run.status
 setsid nohup bash -c $detached >run.log 2>&1 </dev/null &
 echo \$! >run.pid"
