@@ -12,11 +12,15 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
 
 from multistep_cm.errors import UserError
 from multistep_cm.sharding.distributed import is_main_process
 
 T = TypeVar("T")
+
+LONGEST_WAIT = 24 * 3600
+"""Seconds; whoever dies meanwhile is noticed by the heartbeat."""
 
 
 def has_others() -> bool:
@@ -24,10 +28,23 @@ def has_others() -> bool:
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
+def wait_for_all(what: str) -> None:
+    """Return when every process has come here, naming the same thing.
+
+    For after long work of unequal length, such as compiling (one process may find the
+    program in its cache): collectives wait for each other half a minute at most when
+    they first meet on CPU.
+    """
+    if has_others():
+        wait = multihost.get_barrier_sync_fn()
+        wait(key=what, timeout_ms=LONGEST_WAIT * 1000)
+
+
 def gather_text(text: str) -> list[str]:
     """The text of every process, in their order; every process must call it."""
     if not has_others():
         return [text]
+    wait_for_all("gather_text")
     data = np.frombuffer(text.encode(), np.uint8)
     lengths = multihost_utils.process_allgather(np.int32(len(data)))
     if not lengths.any():

@@ -24,13 +24,18 @@ from multistep_cm.data.pipeline import (
 from multistep_cm.data.sources import check_data, open_source
 from multistep_cm.errors import UserError
 from multistep_cm.losses.signature import Params
-from multistep_cm.sharding.agreement import check_same, main_first, together
+from multistep_cm.sharding.agreement import (
+    check_same,
+    main_first,
+    together,
+    wait_for_all,
+)
 from multistep_cm.sharding.distributed import is_main_process, say
 from multistep_cm.sharding.mesh import (
     batch_sharding,
     data_parallel_size,
     make_mesh,
-    replicated,
+    replicate,
 )
 from multistep_cm.sharding.rules import place_abstract
 from multistep_cm.training.methods import METHODS
@@ -98,7 +103,7 @@ def freeze(config: ConfigDict, mesh: Mesh, teacher: Params | None) -> dict[str, 
         frozen["teacher_params"] = teacher
     if method.is_student:
         steps = jnp.int32(config.consistency.student_steps)
-        frozen["student_steps"] = jax.device_put(steps, replicated(mesh))
+        frozen["student_steps"] = replicate(steps, mesh)
     return frozen
 
 
@@ -167,7 +172,7 @@ def restore_state(
     if found is None:
         return None
     step, trees, data_state = found
-    step_array = jax.device_put(jnp.int32(step), replicated(mesh))
+    step_array = replicate(jnp.int32(step), mesh)
     return TrainState(step=step_array, **{"target": None, **trees}), data_state
 
 
@@ -211,6 +216,7 @@ def build_step(
     predict = factory.make_predict(network, schedule, config.diffusion.prediction)
     loss = METHODS[config.method].make_loss(predict, schedule, config)
     step = make_train_step(loss, make_optimizer(config.training), config, mesh)
-    return compile_step(
-        step, abstract_state(config, mesh), abstract_batch(config, mesh), frozen, mesh
-    )
+    state, batch = abstract_state(config, mesh), abstract_batch(config, mesh)
+    compiled = compile_step(step, state, batch, frozen, mesh)
+    wait_for_all("compiled the train step")
+    return compiled
