@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from multistep_cm.errors import UserError
+from multistep_cm.sharding.agreement import check_same, gather_text
 from multistep_cm.sharding.distributed import is_main_process, say, to_host
 
 TREE_ITEMS = ("params", "ema", "target", "optimizer")
@@ -27,6 +28,17 @@ Trees = dict[str, Any]
 """A name of `TREE_ITEMS` to a pytree of arrays, or of shapes to restore into."""
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager, which leaves the question of a stop to the train loop.
+
+    Its own question to JAX counts steps, the loop's counts rounds: JAX would take one
+    count for the other and stop the processes never, or at different steps.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one workdir; leaving the context waits for the last save."""
 
@@ -34,7 +46,7 @@ class Checkpoints:
         """Open `workdir/checkpoints`: to read, or to write and `keep` the newest."""
         self.directory = workdir.resolve() / "checkpoints"
         self._read_only = keep is None
-        self._manager = ocp.CheckpointManager(
+        self._manager = _Manager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
@@ -105,15 +117,25 @@ class Checkpoints:
         tree is of another model (naming the leaf).
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
+        check_same(
+            {"the list of steps in checkpoints/": steps},
+            "several processes need one folder that all of them share",
+        )
         for step in steps:
+            found, reason = None, ""
             try:
-                return step, *self._restore_step(step, targets)
+                found = self._restore_step(step, targets)
             except UserError:
                 raise
             except Exception as error:
                 # Orbax raises many types for damaged files; none may end a run that
                 # an older step can continue.
-                self._set_aside(step, error)
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+            # What one process cannot read, none may go on from.
+            reasons = gather_text(reason)
+            if found is not None and not any(reasons):
+                return step, *found
+            self._set_aside(step, next(filter(None, reasons)))
         if steps:
             raise UserError(
                 f"{self.directory}: none of the steps {steps} can be used (see above)"
@@ -155,8 +177,7 @@ class Checkpoints:
                     "model or optimizer"
                 )
 
-    def _set_aside(self, step: int, error: Exception) -> None:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    def _set_aside(self, step: int, reason: str) -> None:
         broken = self.directory.parent / "broken"
         what = "skipped" if self._read_only else f"moved to {broken}"
         say(f"checkpoint {step} cannot be used ({reason}); {what}")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import cast, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -20,9 +21,12 @@ from multistep_cm.diffusion.guidance import guided_denoiser
 from multistep_cm.diffusion.x_variance import measure_x_variance, table_x_variance
 from multistep_cm.errors import UserError
 from multistep_cm.losses.signature import Params
+from multistep_cm.sharding.agreement import wait_for_all
+from multistep_cm.sharding.distributed import to_host
 from multistep_cm.sharding.mesh import (
     batch_sharding,
     data_parallel_size,
+    replicate,
     replicated,
 )
 from multistep_cm.sharding.rules import place_abstract
@@ -127,7 +131,7 @@ class Generator:
             indices = np.arange(start, start + self.batch_size)
             keys = jax.vmap(jax.random.fold_in, (None, 0))(seed_key, indices)
             wanted = labels[np.minimum(indices, last)]
-            keys, wanted = jax.device_put((keys, wanted), replicated(self.mesh))
+            keys, wanted = replicate((keys, wanted), self.mesh)
             images.append(np.asarray(self.program(params, keys, wanted)))
             report(min(start + self.batch_size, len(labels)))
         return np.concatenate(images)[: len(labels)]
@@ -161,7 +165,8 @@ def measured_x_variance(
             config.sampling.eta,
         )
     )(params, examples["image"], examples["label"])
-    return table_x_variance(times, values)
+    # The sampler holds them as constants, which must be whole in every process.
+    return table_x_variance(times, jnp.asarray(to_host(values)))
 
 
 def compile_generator(
@@ -212,6 +217,7 @@ def compile_generator(
         generate, in_shardings=(shardings, whole, whole), out_shardings=whole
     )
     program = jitted.lower(params, keys, labels).compile()
+    wait_for_all("compiled the sampler")
     return Generator(config, options, mesh, batch_size, program)
 
 

@@ -82,6 +82,16 @@ def open_workdir(workdir: Path, config: ConfigDict) -> None:
     write_text(path, configs.to_json(config))
 
 
+def check_shared(workdir: Path, config: ConfigDict) -> None:
+    """Raise UserError unless this process finds what process 0 has just written."""
+    path = workdir / CONFIG_NAME
+    if not path.exists() or configs.differences(read_config(workdir), config):
+        raise UserError(
+            f"{path} is not what process 0 has written there: several processes need "
+            "one --workdir that all of them share"
+        )
+
+
 def write_text(path: Path, text: str) -> None:
     """Write beside the file, then rename over it: readers see the old or the new."""
     aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")

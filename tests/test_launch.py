@@ -9,6 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ["launch/environment.sh", "launch/quickstart.sh", "launch/test.sh", ".ci/run"]
+# Tested in test_launch_clusters.py.
+SCRIPTS += ["launch/xla_flags.sh", "launch/local_gpu.sh", "launch/tpu_pod.sh"]
+SCRIPTS += ["launch/gke.sh", "launch/in_container.sh", "launch/slurm.sbatch"]
 # All that the scripts may need of the system, then what the stand-in needs.
 TOOLS = ["bash", "cksum", "dirname", "flock", "grep", "mkdir", "mktemp", "rm", "tail"]
 TOOLS += ["tee", "touch", "chmod", "cp", "sleep"]

@@ -11,8 +11,15 @@ the classes, and the variance of the pixels. Rows go to DIR/evaluation.json.
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from multistep_cm.commands.processes import add_process_arguments, start
 from multistep_cm.errors import UserError
+
+if TYPE_CHECKING:  # `--help` does not wait for JAX
+    from ml_collections import ConfigDict
+
+    from multistep_cm.generation import SamplingOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,17 +42,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.npz",
         help="where the classifier is kept (default DIR/classifier.npz)",
     )
+    add_process_arguments(parser)
 
 
 def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Evaluate, print the table, write the file."""
+    start(arguments, overrides)
     from multistep_cm.evaluation.evaluate import (
         EVALUATION_NAME,
         evaluate_run,
         load_reference,
     )
-    from multistep_cm.generation import sampling_options
     from multistep_cm.reporting.tables import format_rows
+    from multistep_cm.sharding.agreement import main_first, together
+    from multistep_cm.sharding.distributed import say
+
+    classifier_path = arguments.classifier or arguments.workdir / "classifier.npz"
+    config, ways, num_images = together(
+        lambda: check(arguments, overrides, classifier_path)
+    )
+    # The first process trains the classifier and writes the file that others read.
+    classifier, reference = main_first(lambda: load_reference(config, classifier_path))
+    rows = evaluate_run(
+        arguments.workdir,
+        ways,
+        classifier,
+        reference,
+        num_images,
+        arguments.seed,
+        overrides,
+    )
+    say(format_rows(rows, reference.floor))
+    say(f"wrote {arguments.workdir / EVALUATION_NAME}")
+    return 0
+
+
+def check(
+    arguments: argparse.Namespace, overrides: Mapping[str, str], classifier_path: Path
+) -> "tuple[ConfigDict, list[SamplingOptions], int]":
+    """The run's config, the ways to sample it and the number of images.
+
+    Raises UserError for all that can be known to be wrong before anything is paid for.
+    """
+    from multistep_cm.generation import sampling_options
     from multistep_cm.sharding.mesh import make_mesh
     from multistep_cm.training.teacher import check_checkpoint
     from multistep_cm.validation import validate
@@ -69,26 +108,13 @@ def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         for sampler in _words(arguments.sampler)
         for num_steps in _numbers(arguments.num_steps)
     ]
-    classifier_path = arguments.classifier or arguments.workdir / "classifier.npz"
     if classifier_path.suffix != ".npz":
         raise UserError(
             f"--classifier is {classifier_path}, expected a name ending in .npz"
         )
     make_mesh(config.mesh)  # complains before a classifier is trained
     check_checkpoint(arguments.workdir)
-    classifier, reference = load_reference(config, classifier_path)
-    rows = evaluate_run(
-        arguments.workdir,
-        ways,
-        classifier,
-        reference,
-        num_images,
-        arguments.seed,
-        overrides,
-    )
-    print(format_rows(rows, reference.floor))
-    print(f"wrote {arguments.workdir / EVALUATION_NAME}")
-    return 0
+    return config, ways, num_images
 
 
 def _words(text: str | None) -> list[str | None]:

@@ -12,10 +12,17 @@ devices than it was trained on: --config.mesh.fsdp=1 --config.mesh.data=-1.
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from multistep_cm.commands.processes import add_process_arguments, start
 from multistep_cm.errors import UserError
+
+if TYPE_CHECKING:  # `--help` does not wait for JAX
+    from ml_collections import ConfigDict
+
+    from multistep_cm.generation import SamplingOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,43 +50,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="FILE.png or FILE.npz (default DIR/samples/sample.png)",
     )
+    add_process_arguments(parser)
 
 
 def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Sample and write the file."""
+    start(arguments, overrides)
     from multistep_cm.evaluation.npz import save_samples
-    from multistep_cm.generation import (
-        compile_generator,
-        measured_x_variance,
-        sampling_options,
-    )
+    from multistep_cm.generation import compile_generator, measured_x_variance
     from multistep_cm.reporting.grids import image_grid, save_png
     from multistep_cm.reporting.progress import progress
+    from multistep_cm.sharding.agreement import together
     from multistep_cm.sharding.distributed import is_main_process
     from multistep_cm.sharding.mesh import make_mesh
-    from multistep_cm.training.teacher import check_checkpoint, load_ema
-    from multistep_cm.validation import validate
-    from multistep_cm.workdir import override_config, read_config
+    from multistep_cm.training.teacher import load_ema
 
     output = arguments.output or arguments.workdir / "samples" / "sample.png"
-    if output.suffix not in (".png", ".npz"):
-        raise UserError(f"--output is {output}, expected a name ending in .png or .npz")
-    if arguments.num_images < 1:
-        raise UserError(f"--num_images is {arguments.num_images}, expected at least 1")
-    config = override_config(read_config(arguments.workdir), overrides)
-    validate(config)
-    options = sampling_options(
-        config,
-        arguments.sampler,
-        arguments.num_steps,
-        arguments.guidance_scale,
-        arguments.x_variance,
-    )
+    config, options, labels = together(lambda: check(arguments, overrides, output))
     num_classes = config.data.num_classes
-    labels = parse_labels(arguments.labels, arguments.num_images, num_classes)
     mesh = make_mesh(config.mesh)
-    check_checkpoint(arguments.workdir)
-    make_folder(output.parent)
     step, params = load_ema(arguments.workdir, config, mesh)
     batch_size = min(config.evaluation.batch_size, arguments.num_images)
     x_variance = measured_x_variance(config, options, params)
@@ -107,6 +96,43 @@ def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         f"wrote {len(images)} images (step {step}, {calls} network calls) to {output}"
     )
     return 0
+
+
+def check(
+    arguments: argparse.Namespace, overrides: Mapping[str, str], output: Path
+) -> "tuple[ConfigDict, SamplingOptions, np.ndarray]":
+    """The run's config, how to sample it and the labels; the folder of `output`.
+
+    Raises UserError for all that can be known to be wrong before anything is compiled.
+    """
+    from multistep_cm.generation import sampling_options
+    from multistep_cm.sharding.distributed import is_main_process
+    from multistep_cm.sharding.mesh import make_mesh
+    from multistep_cm.training.teacher import check_checkpoint
+    from multistep_cm.validation import validate
+    from multistep_cm.workdir import override_config, read_config
+
+    if output.suffix not in (".png", ".npz"):
+        raise UserError(f"--output is {output}, expected a name ending in .png or .npz")
+    if arguments.num_images < 1:
+        raise UserError(f"--num_images is {arguments.num_images}, expected at least 1")
+    config = override_config(read_config(arguments.workdir), overrides)
+    validate(config)
+    options = sampling_options(
+        config,
+        arguments.sampler,
+        arguments.num_steps,
+        arguments.guidance_scale,
+        arguments.x_variance,
+    )
+    labels = parse_labels(
+        arguments.labels, arguments.num_images, config.data.num_classes
+    )
+    make_mesh(config.mesh)
+    check_checkpoint(arguments.workdir)
+    if is_main_process():
+        make_folder(output.parent)
+    return config, options, labels
 
 
 def make_folder(folder: Path) -> None:

@@ -12,6 +12,8 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+from multistep_cm.commands.processes import add_process_arguments, start
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `train`."""
@@ -28,14 +30,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of the run: checkpoints, metrics, samples",
     )
+    parser.add_argument(
+        "--compile_only",
+        action="store_true",
+        help="compile the train step for these devices, say how much memory it takes "
+        "and stop; needs no data and writes nothing but the compilation cache",
+    )
+    add_process_arguments(parser)
 
 
 def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Train; 0 when the run is finished or was stopped in order."""
+    start(arguments, overrides, stops_in_order=not arguments.compile_only)
     from multistep_cm.config import load_config
+    from multistep_cm.sharding.agreement import together
+    from multistep_cm.sharding.distributed import say
+    from multistep_cm.training.compilation import compile_only
     from multistep_cm.training.loop import train
 
-    config = load_config(arguments.config, overrides)
-    if train(config, arguments.workdir):
-        print(f"finished: {arguments.workdir}")
+    config = together(lambda: load_config(arguments.config, overrides))
+    if arguments.compile_only:
+        compile_only(config)
+    elif train(config, arguments.workdir):
+        say(f"finished: {arguments.workdir}")
     return 0

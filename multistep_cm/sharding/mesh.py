@@ -4,8 +4,10 @@ Batches are split over `data` and `fsdp`; parameters over `fsdp` and `tensor`.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -55,6 +57,23 @@ def data_parallel_size(mesh: Mesh) -> int:
 def replicated(mesh: Mesh) -> NamedSharding:
     """A whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Arrays and random keys that all processes hold alike, whole on every device."""
+    where = replicated(mesh)
+    if where.is_fully_addressable:
+        return jax.device_put(tree, where)
+
+    def place(leaf: Any) -> jax.Array:
+        # JAX puts no keys on devices of other processes, but their bits.
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            bits = place(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(leaf))
+        array = np.asarray(leaf)
+        return jax.make_array_from_callback(array.shape, where, array.__getitem__)
+
+    return jax.tree.map(place, tree)
 
 
 def batch_sharding(mesh: Mesh, leading_axes: int = 0) -> NamedSharding:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from multistep_cm import factory
 from multistep_cm.checkpoints import Checkpoints, Trees
+from multistep_cm.config import flatten
 from multistep_cm.data.pipeline import (
     Batches,
     DataIterator,
@@ -23,12 +24,18 @@ from multistep_cm.data.pipeline import (
 from multistep_cm.data.sources import check_data, open_source
 from multistep_cm.errors import UserError
 from multistep_cm.losses.signature import Params
+from multistep_cm.sharding.agreement import (
+    check_same,
+    main_first,
+    together,
+    wait_for_all,
+)
 from multistep_cm.sharding.distributed import is_main_process, say
 from multistep_cm.sharding.mesh import (
     batch_sharding,
     data_parallel_size,
     make_mesh,
-    replicated,
+    replicate,
 )
 from multistep_cm.sharding.rules import place_abstract
 from multistep_cm.training.methods import METHODS
@@ -37,7 +44,7 @@ from multistep_cm.training.state import TrainState, make_state
 from multistep_cm.training.step import compile_step, make_train_step
 from multistep_cm.training.teacher import check_teacher, load_ema
 from multistep_cm.validation import check_batch, validate
-from multistep_cm.workdir import open_workdir, write_text
+from multistep_cm.workdir import check_shared, open_workdir, write_text
 
 OVERVIEW_NAME = "parameters.txt"
 
@@ -45,16 +52,34 @@ OVERVIEW_NAME = "parameters.txt"
 def check_run(config: ConfigDict, workdir: Path) -> Mesh:
     """All that can be wrong, before anything is paid for; the mesh of this run.
 
-    Raises UserError: config values, mesh, batch size, dataset, teacher, workdir.
+    Raises UserError, in every process if in any: configs that differ between
+    processes, config values, mesh, batch size, teacher, dataset, workdir.
     """
+    check_same(
+        {f"config key {key}": value for key, value in flatten(config).items()},
+        "give all of them the same config",
+    )
+    mesh = together(lambda: check_config(config))
+    if config.teacher.workdir:
+        together(lambda: check_teacher(config))
+    # The first process may have to prepare the data, and makes the workdir.
+    main_first(lambda: check_data(config.data))
+    main_first(
+        lambda: (
+            open_workdir(workdir, config)
+            if is_main_process()
+            else check_shared(workdir, config)
+        )
+    )
+    return mesh
+
+
+def check_config(config: ConfigDict) -> Mesh:
+    """The part that needs neither data nor folders; the mesh. Raises UserError."""
     validate(config)
     factory.make_schedule(config)
     mesh = make_mesh(config.mesh)
     check_batch(config, data_parallel_size(mesh), jax.process_count())
-    if config.teacher.workdir:
-        check_teacher(config)
-    check_data(config.data)
-    open_workdir(workdir, config)
     return mesh
 
 
@@ -78,7 +103,7 @@ def freeze(config: ConfigDict, mesh: Mesh, teacher: Params | None) -> dict[str, 
         frozen["teacher_params"] = teacher
     if method.is_student:
         steps = jnp.int32(config.consistency.student_steps)
-        frozen["student_steps"] = jax.device_put(steps, replicated(mesh))
+        frozen["student_steps"] = replicate(steps, mesh)
     return frozen
 
 
@@ -147,7 +172,7 @@ def restore_state(
     if found is None:
         return None
     step, trees, data_state = found
-    step_array = jax.device_put(jnp.int32(step), replicated(mesh))
+    step_array = replicate(jnp.int32(step), mesh)
     return TrainState(step=step_array, **{"target": None, **trees}), data_state
 
 
@@ -191,6 +216,7 @@ def build_step(
     predict = factory.make_predict(network, schedule, config.diffusion.prediction)
     loss = METHODS[config.method].make_loss(predict, schedule, config)
     step = make_train_step(loss, make_optimizer(config.training), config, mesh)
-    return compile_step(
-        step, abstract_state(config, mesh), abstract_batch(config, mesh), frozen, mesh
-    )
+    state, batch = abstract_state(config, mesh), abstract_batch(config, mesh)
+    compiled = compile_step(step, state, batch, frozen, mesh)
+    wait_for_all("compiled the train step")
+    return compiled

@@ -12,6 +12,7 @@ from multistep_cm import config as configs
 from multistep_cm import factory, generation
 from multistep_cm.checkpoints import Checkpoints
 from multistep_cm.commands.main import main
+from multistep_cm.evaluation import evaluate
 from multistep_cm.sharding.mesh import make_mesh
 from multistep_cm.training import setup
 from tests.training.tiny import noisy_params, tiny_config
@@ -42,7 +43,8 @@ def no_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(setup, "build_step", compiled)
     monkeypatch.setattr(setup, "init_state", compiled)
-    monkeypatch.setattr(generation, "compile_generator", compiled)
+    for module in (generation, evaluate):
+        monkeypatch.setattr(module, "compile_generator", compiled)
 
 
 @pytest.fixture
