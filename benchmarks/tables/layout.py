@@ -238,27 +238,27 @@ OPEN_POINTS = Table(
     rows={
         "as configured": CD,
         "weight sqrt(SNR + 1)": CD_SQRT,
+        "dropout 0.1, same mask": _variant("dropout_same", model__dropout=0.1),
+        "dropout 0.1, two masks": _variant(
+            "dropout_two", model__dropout=0.1, consistency__same_dropout=False
+        ),
+        "from scratch": _variant("scratch", teacher__initialize_student=False),
+        "Huber epsilon 1": _variant("huber_1", consistency__huber_epsilon=1.0),
+        "eta 0.5": _variant("eta_0.5", consistency__eta=0.5),
+        "eta 1": _variant("eta_1", consistency__eta=1.0),
+        "norm per element": _variant("norm_element", consistency__norm="element"),
         "weight max(SNR, 1)": _variant(
             "weight_truncated", consistency__weight="truncated_snr"
         ),
-        "norm per element": _variant("norm_element", consistency__norm="element"),
         "norm squared": _variant("norm_squared", consistency__norm="squared"),
         "sqrt(SNR + 1), per element": _variant(
             "weight_sqrt_element",
             consistency__weight="sqrt_snr_plus_1",
             consistency__norm="element",
         ),
-        "Huber epsilon 1": _variant("huber_1", consistency__huber_epsilon=1.0),
-        "eta 0.5": _variant("eta_0.5", consistency__eta=0.5),
-        "eta 1": _variant("eta_1", consistency__eta=1.0),
         "target averaged, 0.95": _variant(
             "target_0.95", consistency__target_decay=0.95
         ),
-        "dropout 0.1, same mask": _variant("dropout_same", model__dropout=0.1),
-        "dropout 0.1, two masks": _variant(
-            "dropout_two", model__dropout=0.1, consistency__same_dropout=False
-        ),
-        "from scratch": _variant("scratch", teacher__initialize_student=False),
         "learning rate 5e-4": _variant("lr_5e-4", training__learning_rate=5e-4),
         "learning rate 2e-3": _variant("lr_2e-3", training__learning_rate=2e-3),
         "no decay of the rate": _variant("no_decay", training__decay="constant"),
@@ -266,6 +266,12 @@ OPEN_POINTS = Table(
     },
     steps=(1, 4),
     claims=(
+        worse(
+            "as configured",
+            "weight sqrt(SNR + 1)",
+            (1, 4),
+            "weight SNR + 1 worse than its root",
+        ),
         worse("from scratch", "as configured", (1, 4), "from scratch is worse"),
         worse(
             "dropout 0.1, two masks",

@@ -121,7 +121,7 @@ def keep_settings(settings: Settings) -> None:
 def run_all(
     settings: Settings, tables: Sequence[Table], seeds: Sequence[int], workers: int
 ) -> None:
-    """Train and measure what is missing, each table with all its seeds in turn."""
+    """Train and measure what is missing, row by row, each with all its seeds."""
     # Processes of their own, one core each: several small runs side by side are faster
     # than one with many threads. Spawned, because jax does not survive a fork.
     context = multiprocessing.get_context("spawn")
@@ -148,10 +148,9 @@ def run_all(
 def unique_students(
     tables: Sequence[Table], seeds: Sequence[int]
 ) -> list[tuple[Student, int]]:
-    """Every student and seed once: a table with all seeds before the next table."""
-    every = itertools.product(tables, seeds)
-    pairs = ((s, seed) for table, seed in every for s in table.students())
-    return list(dict.fromkeys(pairs))
+    """Every student and seed once, in the order of the tables and their rows."""
+    students = (student for table in tables for student in table.students())
+    return list(dict.fromkeys(itertools.product(students, seeds)))
 
 
 def _finish(pool: concurrent.futures.Executor, what: str, jobs: Sequence[Job]) -> None:
