@@ -44,7 +44,7 @@ def get_config(arguments: str = "") -> ConfigDict:
         apply_stage(config, stage, steps=0, default_steps=4)
         return config
 
-    training.num_steps = config.training.num_steps * 2 // 5
+    training.num_steps = training.num_steps * 2 // 5
     training.learning_rate = 1e-3
     training.label_dropout = 0.0
     consistency = config.consistency

@@ -25,15 +25,14 @@ class TrainingMethod:
         make_loss: the loss from a predictor, a schedule and the whole config.
         is_student: sampled with `consistency.student_steps` steps of algorithm 2.
         needs_teacher: reads `frozen["teacher_params"]`.
-        uses_grid: hops on the grid of `consistency.teacher_steps_*`.
-        uses_target: reads `frozen["target_params"]` if `consistency.target_decay` > 0.
+        uses_grid: hops on the grid of `consistency.teacher_steps_*` and learns from
+            itself: reads `frozen["target_params"]` if `consistency.target_decay` > 0.
     """
 
     make_loss: Callable[[Predict, Schedule, ConfigDict], Loss]
     is_student: bool = True
     needs_teacher: bool = True
     uses_grid: bool = True
-    uses_target: bool = True
 
 
 def _denoising(predict: Predict, schedule: Schedule, config: ConfigDict) -> Loss:
@@ -64,14 +63,10 @@ def _tract(predict: Predict, schedule: Schedule, config: ConfigDict) -> Loss:
 
 METHODS: Mapping[str, TrainingMethod] = {
     "denoising": TrainingMethod(
-        _denoising,
-        is_student=False,
-        needs_teacher=False,
-        uses_grid=False,
-        uses_target=False,
+        _denoising, is_student=False, needs_teacher=False, uses_grid=False
     ),
     "cd": TrainingMethod(_distillation),
     "ct": TrainingMethod(_consistency_training, needs_teacher=False),
-    "progressive": TrainingMethod(_progressive, uses_grid=False, uses_target=False),
+    "progressive": TrainingMethod(_progressive, uses_grid=False),
     "tract": TrainingMethod(_tract),
 }

@@ -136,7 +136,7 @@ def init_state(config: ConfigDict, mesh: Mesh, teacher: Params | None) -> TrainS
 
 def has_target_average(config: ConfigDict) -> bool:
     """Whether the state holds an average of the weights that makes the targets."""
-    return METHODS[config.method].uses_target and config.consistency.target_decay > 0
+    return METHODS[config.method].uses_grid and config.consistency.target_decay > 0
 
 
 def check_start(config: ConfigDict, start: int) -> None:
