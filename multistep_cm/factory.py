@@ -13,6 +13,7 @@ from multistep_cm.diffusion.parameterization import Conditioning, Prediction, to
 from multistep_cm.errors import UserError
 from multistep_cm.losses.signature import Params, Predict
 from multistep_cm.models import build
+from multistep_cm.models.trunk import Ready
 
 
 def make_schedule(config: ConfigDict) -> schedules.Schedule:
@@ -30,10 +31,13 @@ def make_schedule(config: ConfigDict) -> schedules.Schedule:
         raise UserError(f"config keys diffusion.*: {error}") from error
 
 
-def make_network(config: ConfigDict) -> nn.Module:
-    """The network of `model.*` for the images of `data.*`."""
+def make_network(config: ConfigDict, ready: Ready | None = None) -> nn.Module:
+    """The network of `model.*` for the images of `data.*`.
+
+    `ready` is applied to the parameters of each block right before it runs.
+    """
     return build.build_network(
-        config.model, config.data.channels, config.data.num_classes
+        config.model, config.data.channels, config.data.num_classes, ready
     )
 
 

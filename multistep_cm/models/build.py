@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from multistep_cm.models.layers import BlockOptions
 from multistep_cm.models.mlp import ResidualMLP
-from multistep_cm.models.trunk import REMAT_POLICIES, Trunk
+from multistep_cm.models.trunk import REMAT_POLICIES, Ready, Trunk
 from multistep_cm.models.unet import ResNetAttentionBlock
 from multistep_cm.models.uvit import TransformerBlock
 
@@ -27,16 +27,20 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def build_network(
-    model_config: Mapping[str, Any], image_channels: int, num_classes: int
+    model_config: Mapping[str, Any],
+    image_channels: int,
+    num_classes: int,
+    ready: Ready | None = None,
 ) -> Trunk | ResidualMLP:
     """The linen module of `model.*`; call it as `trunk.Trunk.__call__` says.
 
-    num_classes = 0 makes an unconditional network. Check the config by `check_model`
-    first: here a wrong value is a KeyError or comes out as a wrong network.
+    num_classes = 0 makes an unconditional network; `ready` is `trunk.Level`'s. Check
+    the config by `check_model` first: here a wrong value is a KeyError or comes out as
+    a wrong network.
     """
     model = model_config
     if model["name"] == "mlp":
-        return _build_mlp(model, num_classes)
+        return _build_mlp(model, num_classes, ready)
     return Trunk(
         attention_block=ATTENTION_BLOCKS[model["name"]],
         position_embedding=model["name"] == "uvit",
@@ -53,10 +57,13 @@ def build_network(
         scan_blocks=model["scan_blocks"],
         image_channels=image_channels,
         num_classes=num_classes,
+        ready=ready,
     )
 
 
-def _build_mlp(model: Mapping[str, Any], num_classes: int) -> ResidualMLP:
+def _build_mlp(
+    model: Mapping[str, Any], num_classes: int, ready: Ready | None
+) -> ResidualMLP:
     options = BlockOptions(
         channels=model["channels"][0],
         head_dim=model["head_dim"],
@@ -72,6 +79,7 @@ def _build_mlp(model: Mapping[str, Any], num_classes: int) -> ResidualMLP:
         remat=model["remat"],
         scan_blocks=model["scan_blocks"],
         num_classes=num_classes,
+        ready=ready,
     )
 
 

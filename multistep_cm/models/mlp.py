@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from multistep_cm.models import layers
-from multistep_cm.models.trunk import Level
+from multistep_cm.models.trunk import Level, Ready
 from multistep_cm.models.uvit import MLP
 
 
@@ -41,6 +41,7 @@ class ResidualMLP(nn.Module):
     remat: str
     scan_blocks: bool
     num_classes: int
+    ready: Ready | None = None
 
     @nn.compact
     def __call__(
@@ -69,6 +70,7 @@ class ResidualMLP(nn.Module):
             "middle",
             self.remat,
             self.scan_blocks,
+            self.ready,
             name="level_0",
         )
         x, _ = level(x, condition)

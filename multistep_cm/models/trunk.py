@@ -25,13 +25,17 @@ REMAT_POLICIES: Mapping[str, Any] = {
 also the results of its matrix products with weights (convolutions are not kept)."""
 
 Direction = Literal["down", "middle", "up"]
+Ready = Callable[[Any], Any]
+"""From a block's parameters as they are kept to those that it computes with."""
+
 Skips = Any  # one array with a leading axis (scanned), or a tuple of arrays
 
 
 class Level(nn.Module):
     """Equal blocks one after another, as a scan over stacked parameters or unrolled.
 
-    The blocks of an upward level run from the last to the first.
+    The blocks of an upward level run from the last to the first. `ready` is applied to
+    the parameters of each block right before it runs.
     """
 
     make_block: Callable[..., nn.Module]
@@ -39,6 +43,7 @@ class Level(nn.Module):
     direction: Direction
     remat: str
     scan: bool
+    ready: Ready | None = None
 
     @nn.compact
     def __call__(
@@ -47,10 +52,16 @@ class Level(nn.Module):
         """Returns x after all blocks, and the skips when the direction is down."""
         is_up = self.direction == "up"
 
+        def run(block: nn.Module, *inputs: Any) -> jax.Array:
+            return block(*inputs)
+
+        if self.ready is not None and not self.is_initializing():
+            run = nn.map_variables(run, "params", self.ready)
+
         def body(
             block: nn.Module, x: jax.Array, condition: jax.Array, skip: Any
         ) -> tuple[jax.Array, jax.Array | None]:
-            x = block(x, condition, skip)
+            x = run(block, x, condition, skip)
             return x, x if self.direction == "down" else None
 
         if self.remat != "none":
@@ -97,6 +108,7 @@ class Trunk(nn.Module):
     scan_blocks: bool
     image_channels: int
     num_classes: int
+    ready: Ready | None = None
 
     @nn.compact
     def __call__(
@@ -161,5 +173,6 @@ class Trunk(nn.Module):
             direction,
             self.remat,
             self.scan_blocks,
+            self.ready,
             name=f"level_{i}" if direction == "middle" else f"level_{i}_{direction}",
         )

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-SMALLEST_CUT = 4096
-"""Leaves with fewer elements are not worth a collective."""
+SMALLEST_CUT = 2**14
+"""Leaves with fewer elements (of one block) are not worth a collective."""
 
 ROW_PARALLEL = ("out", "down")
 """Modules whose kernel comes second in a pair."""
@@ -26,9 +26,9 @@ def partition_spec(
     path: tuple[str, ...], shape: tuple[int, ...], sizes: Mapping[str, int]
 ) -> PartitionSpec:
     """The spec of one leaf; `sizes` are the mesh's axis sizes."""
-    if math.prod(shape) < SMALLEST_CUT:
-        return PartitionSpec()
     first = 1 if STACKED in path else 0
+    if math.prod(shape[first:]) < SMALLEST_CUT:
+        return PartitionSpec()
     spec: list[str | None] = [None] * len(shape)
     if path[-1] == "kernel" and sizes["tensor"] > 1 and len(shape) - first >= 2:
         axis = len(shape) - 2 if path[-2] in ROW_PARALLEL else len(shape) - 1
@@ -44,6 +44,16 @@ def partition_spec(
     return PartitionSpec(*spec)
 
 
+def key_names(path: Any) -> tuple[str, ...]:
+    """The names in a path of `jax.tree_util`."""
+    return tuple(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
+
+
+def is_in_block(names: tuple[str, ...]) -> bool:
+    """Whether the path leads into a block, scanned (`blocks`) or not (`block_0`)."""
+    return any(name == STACKED or name.startswith("block_") for name in names)
+
+
 def tree_shardings(tree: Any, mesh: Mesh) -> Any:
     """A NamedSharding for every leaf of a tree of arrays or shapes.
 
@@ -52,10 +62,8 @@ def tree_shardings(tree: Any, mesh: Mesh) -> Any:
     """
 
     def sharding(path: Any, leaf: Any) -> NamedSharding:
-        names = tuple(
-            str(getattr(key, "key", getattr(key, "name", key))) for key in path
-        )
-        return NamedSharding(mesh, partition_spec(names, leaf.shape, dict(mesh.shape)))
+        spec = partition_spec(key_names(path), leaf.shape, dict(mesh.shape))
+        return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(sharding, tree)
 

@@ -23,7 +23,8 @@ from multistep_cm.data.pipeline import (
 )
 from multistep_cm.data.sources import check_data, open_source
 from multistep_cm.errors import UserError
-from multistep_cm.losses.signature import Params
+from multistep_cm.losses.signature import Params, Predict
+from multistep_cm.models.build import DTYPES
 from multistep_cm.sharding.agreement import (
     check_same,
     main_first,
@@ -31,6 +32,7 @@ from multistep_cm.sharding.agreement import (
     wait_for_all,
 )
 from multistep_cm.sharding.distributed import is_main_process, say
+from multistep_cm.sharding.gathering import ready_block, ready_outside_blocks
 from multistep_cm.sharding.mesh import (
     batch_sharding,
     data_parallel_size,
@@ -207,13 +209,24 @@ def open_data(config: ConfigDict, mesh: Mesh) -> DataIterator:
     return DataIterator(batches, put, data.num_threads, data.prefetch)
 
 
+def make_sharded_predict(config: ConfigDict, mesh: Mesh) -> Predict:
+    """The network for parameters that are cut over this mesh."""
+    schedule, prediction = factory.make_schedule(config), config.diffusion.prediction
+    if mesh.shape["fsdp"] == 1:
+        return factory.make_predict(factory.make_network(config), schedule, prediction)
+    ready = ready_block(mesh, DTYPES[config.model.dtype])
+    network = factory.make_network(config, ready)
+    predict = factory.make_predict(network, schedule, prediction)
+    outside = ready_outside_blocks(mesh)
+    return lambda params, *inputs: predict(outside(params), *inputs)
+
+
 def build_step(
     config: ConfigDict, mesh: Mesh, frozen: dict[str, Any]
 ) -> jax.stages.Compiled:
     """Compile the train step of this config for this mesh: the run's one program."""
-    network = factory.make_network(config)
     schedule = factory.make_schedule(config)
-    predict = factory.make_predict(network, schedule, config.diffusion.prediction)
+    predict = make_sharded_predict(config, mesh)
     loss = METHODS[config.method].make_loss(predict, schedule, config)
     step = make_train_step(loss, make_optimizer(config.training), config, mesh)
     state, batch = abstract_state(config, mesh), abstract_batch(config, mesh)

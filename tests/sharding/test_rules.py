@@ -36,13 +36,16 @@ NONE = {"data": 8, "fsdp": 1, "tensor": 1}
         ("resnet/out/kernel", (3, 3, 64, 32), BOTH, P(None, None, "tensor", "fsdp")),
         # The first axis of scanned blocks counts them and stays whole.
         ("level_1/blocks/mlp/up/kernel", (4, 64, 256), BOTH, P(None, "fsdp", "tensor")),
+        # So it is a block's size that counts.
+        ("level_1/blocks/mlp/up/kernel", (99, 32, 64), BOTH, P()),
         (
             "level_1/blocks/mlp/down/kernel",
-            (512, 8, 4),
+            (512, 128, 64),
             BOTH,
             P(None, "tensor", "fsdp"),
         ),
-        ("level_1/blocks/norm/scale", (512, 8), FSDP, P(None, "fsdp")),
+        ("level_1/blocks/norm/scale", (3, 8192), FSDP, P(None, "fsdp")),
+        ("level_1/blocks/norm/scale", (512, 8), FSDP, P()),
         # A level that goes down is not the second matrix of a pair.
         ("level_0_down/kernel", (64, 64), BOTH, P("fsdp", "tensor")),
         ("level_0_down/blocks/up/kernel", (2, 64, 64), BOTH, P(None, "fsdp", "tensor")),
@@ -64,8 +67,13 @@ NONE = {"data": 8, "fsdp": 1, "tensor": 1}
     ],
 )
 def test_spec(
-    path: str, shape: tuple[int, ...], sizes: dict[str, int], expected: P
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    shape: tuple[int, ...],
+    sizes: dict[str, int],
+    expected: P,
 ) -> None:
+    monkeypatch.setattr(rules, "SMALLEST_CUT", 4096)
     spec = rules.partition_spec(tuple(path.split("/")), shape, sizes)
     padded = (*spec, *[None] * (len(expected) - len(spec)))
     assert P(*padded) == expected
