@@ -39,11 +39,11 @@ def default_config() -> ConfigDict:
 def _data() -> ConfigDict:
     """The dataset and how its images reach the network."""
     data = ConfigDict()
-    data.name = "digits8"  # any TFDS name, with "/config" if it has one
-    data.directory = ""  # TFDS data_dir; empty is TFDS's own default
+    data.name = "digits8"  # any TFDS name, with "/config" if it has one; or folder
+    data.directory = ""  # TFDS data_dir, empty is TFDS's own default; or the folder
     data.train_split = "train"
     data.evaluation_split = "test"
-    data.image_key = "image"
+    data.image_key = "image"  # this and the next are of TFDS only
     data.label_key = "label"  # empty: no labels are read
     data.image_size = 8
     data.channels = 1

@@ -19,6 +19,7 @@ from jax.sharding import NamedSharding
 from multistep_cm.data import transforms
 from multistep_cm.data.sources import Batch, Source
 from multistep_cm.errors import UserError
+from multistep_cm.sharding.agreement import check_same
 
 Put = Callable[[Batch], Any]
 
@@ -124,6 +125,9 @@ def epoch_orders(num_examples: int, seed: int) -> grain.MapDataset:
 class DataIterator:
     """Batches ready ahead of time, and the position of those that were taken.
 
+    Every process of a run must make its own: they compare what they will read. Raises
+    UserError, in every process, when that differs.
+
     Args:
       batches: what to iterate over.
       put: called with each batch in a background thread; it returns what `next` gives,
@@ -145,6 +149,10 @@ class DataIterator:
         self._position = 0
         self._iterator: grain.DatasetIterator | None = None
         self._closed = False
+        check_same(
+            {f"the data's {key}": value for key, value in self._identity().items()},
+            "give all of them the same files",
+        )
 
     def __iter__(self) -> "DataIterator":
         return self
@@ -190,7 +198,7 @@ class DataIterator:
         if differing:
             raise UserError(
                 f"the saved position in the data is of another run: "
-                f"{', '.join(differing)}; restore the config or start a new workdir"
+                f"{', '.join(differing)}; restore what changed or start a new workdir"
             )
         position = state.get("position")
         if not isinstance(position, int) or position < 0:
@@ -207,14 +215,17 @@ class DataIterator:
         self._stop()
 
     def _identity(self) -> dict[str, Any]:
-        batches = self.batches
-        return {
+        batches, source = self.batches, self.batches.source
+        identity = {
             "seed": batches.seed,
-            "dataset": batches.source.name,
-            "split": batches.source.split,
-            "num_examples": len(batches.source),
+            "dataset": source.name,
+            "split": source.split,
+            "num_examples": len(source),
             "batch_size": batches.batch_size,
         }
+        if source.fingerprint:
+            identity["file_names"] = source.fingerprint
+        return identity
 
     def _start(self) -> grain.DatasetIterator:
         per_call = self.batches.steps_per_call

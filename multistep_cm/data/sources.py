@@ -1,20 +1,21 @@
-"""Any TFDS image dataset as a random-access source of uint8 images and labels."""
+"""Any image dataset as a random-access source of uint8 images and labels."""
 
-import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
 from multistep_cm.data import transforms
-from multistep_cm.data.builders.catalog import open_builder, prepare_command
 from multistep_cm.errors import UserError
+from multistep_cm.sharding.distributed import say
 
 Batch = dict[str, np.ndarray]
+
+FOLDER = "folder"
+"""The `data.name` of image files in `data.directory`; any other is one of TFDS."""
 
 # Above this a cache is refused: the machine has other uses for its memory.
 MAX_CACHE_BYTES = 2 * 1024**3
@@ -32,6 +33,10 @@ class Source(Protocol):
     def split(self) -> str:
         """The split's name in the config."""
 
+    @property
+    def fingerprint(self) -> str:
+        """What tells it from others of that name, split and length; empty: nothing."""
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Batch:
@@ -45,57 +50,6 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class TfdsSource:
-    """Reads and decodes examples from disk at every access."""
-
-    name: str
-    split: str
-    records: Any  # a TFDS data source
-    config: ConfigDict
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> Batch:
-        if not 0 <= index < len(self):
-            raise IndexError(f"example {index} of {len(self)}")
-        return {key: value[0] for key, value in self.read(np.array([index])).items()}
-
-    def read(self, indices: np.ndarray) -> Batch:
-        config, size = self.config, self.config.image_size
-        images = np.empty((len(indices), size, size, config.channels), np.uint8)
-        labels = np.zeros(len(indices), np.int32)
-        for row, index in enumerate(indices.tolist()):
-            try:
-                record = self.records[index]
-                images[row] = transforms.to_array(
-                    record[config.image_key], size, config.channels, config.resize
-                )
-            # Decoders raise what they like on broken data, SyntaxError for one.
-            except Exception as error:
-                raise UserError(
-                    f"{self._example(index)} cannot be read: {error}; prepare the "
-                    "dataset again"
-                ) from error
-            if config.label_key:
-                labels[row] = self._label(index, int(record[config.label_key]))
-        return {"image": images, "label": labels}
-
-    def _label(self, index: int, label: int) -> int:
-        # A label out of range would silently become another class on the device.
-        num_classes = self.config.num_classes
-        if num_classes and not 0 <= label < num_classes:
-            raise UserError(
-                f"{self._example(index)} has the label {label}, expected 0 to "
-                f"{num_classes - 1} (data.num_classes = {num_classes})"
-            )
-        return label
-
-    def _example(self, index: int) -> str:
-        return f"example {index} of split {self.split!r} of dataset {self.name!r}"
-
-
-@dataclass(frozen=True)
 class ArraySource:
     """Examples in memory: `images` uint8 [N, S, S, C], `labels` int32 [N]."""
 
@@ -103,6 +57,7 @@ class ArraySource:
     split: str
     images: np.ndarray
     labels: np.ndarray
+    fingerprint: str = ""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -122,23 +77,24 @@ def open_source(config: ConfigDict, split: str) -> Source:
     `config` is the `data` part of a config. Raises UserError as `check_data` does, and
     for an example that cannot be decoded when all are decoded at once.
     """
-    source = _open_uncached(config, split)
+    (source,) = _open_uncached(config, [split])
     if not config.cache:
         return source
     _check_cache(config, source)
     images, labels = all_examples(source, config.num_threads)
-    return ArraySource(config.name, split, images, labels)
+    return ArraySource(config.name, split, images, labels, source.fingerprint)
 
 
 def check_data(config: ConfigDict) -> None:
     """Raise UserError for what is wrong with `data.*`, and decode one example a split.
 
-    That is: an unknown dataset or split; one that is not prepared, or in a format
-    without random access; image or label keys that do not exist or hold something
-    else; channels or labels that do not fit; a cache that would be too large.
+    Of a dataset of TFDS that is: an unknown name or split; one that is not prepared, or
+    in a format without random access; image or label keys that do not exist or hold
+    something else. Of a folder: see `find_images` in `folders.py`. Of both: channels or
+    labels that do not fit; a cache that would be too large.
     """
-    for split in dict.fromkeys((config.train_split, config.evaluation_split)):
-        source = _open_uncached(config, split)
+    splits = dict.fromkeys((config.train_split, config.evaluation_split))
+    for source in _open_uncached(config, list(splits), say):
         if config.cache:
             _check_cache(config, source)
         source.read(np.array([0]))
@@ -160,8 +116,12 @@ def all_examples(source: Source, num_threads: int = 1) -> tuple[np.ndarray, np.n
     return images, np.concatenate([part["label"] for part in parts])
 
 
-def _open_uncached(config: ConfigDict, split: str) -> TfdsSource:
-    """The split, after every check that needs no example."""
+def _open_uncached(
+    config: ConfigDict,
+    splits: Sequence[str],
+    report: Callable[[str], None] = lambda _: None,
+) -> Sequence[Source]:
+    """The splits, after every check that needs no example."""
     if config.channels not in transforms.MODES:
         raise UserError(
             f"config key data.channels is {config.channels}, expected 1 (grayscale) or "
@@ -172,107 +132,17 @@ def _open_uncached(config: ConfigDict, split: str) -> TfdsSource:
         raise UserError(
             f"config key data.resize is {config.resize!r}, expected: {expected}"
         )
-    builder = open_builder(config.name, config.directory)
-    _check_image(config, builder.info.features)
-    _check_label(config, builder.info.features)
-    records = _open_records(config, builder, split)
-    return TfdsSource(config.name, split, records, config)
+    # Imported here: they build on this module, and TFDS takes seconds.
+    if config.name == FOLDER:
+        from multistep_cm.data.folder_source import open_folder
+
+        return open_folder(config, splits, report)
+    from multistep_cm.data.tfds_source import open_tfds
+
+    return [open_tfds(config, split) for split in splits]
 
 
-def _open_records(
-    config: ConfigDict, builder: tfds.core.DatasetBuilder, split: str
-) -> Any:
-    """TFDS's data source; images stay files' bytes, which `transforms` decodes."""
-    splits = list(builder.info.splits)
-    is_prepared = bool(splits)
-    decoders = None
-    # Mocked datasets (tfds.testing.mock_data) are not prepared and hold arrays only.
-    if is_prepared:
-        decoders = {
-            key: tfds.decode.SkipDecoding()
-            for key, feature in builder.info.features.items()
-            if isinstance(feature, tfds.features.Image)
-        }
-    try:
-        return builder.as_data_source(split, decoders=decoders)
-    except NotImplementedError as error:
-        command = prepare_command(config.name, config.directory)
-        if not is_prepared:
-            raise UserError(
-                f"dataset {config.name!r} is not prepared in {builder.data_path}: run "
-                f"`{command}` (most TFDS datasets need TensorFlow for that, and only "
-                "for that), or set data.directory to where it is"
-            ) from error
-        raise UserError(
-            f"dataset {config.name!r} in {builder.data_path} is prepared as "
-            f"{builder.info.file_format.value}, which cannot be read by index: delete "
-            f"that folder or set another data.directory, and run `{command}`"
-        ) from error
-    except (ValueError, KeyError) as error:
-        raise UserError(
-            f"split {split!r} of dataset {config.name!r} does not exist or is empty, "
-            f"expected {_listed(splits)}, or a slice like 'train[:90%]' (config keys "
-            "data.train_split and data.evaluation_split)"
-        ) from error
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"dataset {config.name!r} in {builder.data_path} is damaged: {error}; "
-            "delete that folder and prepare it again"
-        ) from error
-
-
-def _check_image(config: ConfigDict, features: tfds.features.FeaturesDict) -> None:
-    key = config.image_key
-    if key not in features:
-        raise UserError(_missing_key(config, "data.image_key", features))
-    feature = features[key]
-    shape = feature.shape
-    is_image = isinstance(feature, (tfds.features.Image, tfds.features.Tensor))
-    if not is_image or len(shape) not in (2, 3):
-        raise UserError(
-            f"config key data.image_key is {key!r}, but that feature of dataset "
-            f"{config.name!r} is no image: {feature!r}"
-        )
-    if feature.np_dtype != np.uint8:
-        raise UserError(
-            f"feature {key!r} of dataset {config.name!r} has type "
-            f"{np.dtype(feature.np_dtype)}, expected images of uint8"
-        )
-    if len(shape) == 3 and shape[-1] not in (1, 3, None):
-        raise UserError(
-            f"feature {key!r} of dataset {config.name!r} has {shape[-1]} channels, "
-            "expected 1 (grayscale) or 3 (RGB)"
-        )
-
-
-def _check_label(config: ConfigDict, features: tfds.features.FeaturesDict) -> None:
-    key, num_classes = config.label_key, config.num_classes
-    if not key:
-        if num_classes:
-            raise UserError(
-                f"config key data.label_key is empty, but data.num_classes is "
-                f"{num_classes}: set the key, or data.num_classes = 0"
-            )
-        return
-    if key not in features:
-        message = _missing_key(config, "data.label_key", features)
-        raise UserError(f"{message}; without labels set it to '', data.num_classes = 0")
-    feature = features[key]
-    is_scalar = isinstance(feature, tfds.features.Tensor) and feature.shape == ()
-    if not is_scalar or not np.issubdtype(feature.np_dtype, np.integer):
-        raise UserError(
-            f"config key data.label_key is {key!r}, but that feature of dataset "
-            f"{config.name!r} is no integer label: {feature!r}"
-        )
-    held = getattr(feature, "num_classes", None)
-    if num_classes and held and held > num_classes:
-        raise UserError(
-            f"config key data.num_classes is {num_classes}, but label {key!r} of "
-            f"dataset {config.name!r} has {held} classes: set data.num_classes = {held}"
-        )
-
-
-def _check_cache(config: ConfigDict, source: TfdsSource) -> None:
+def _check_cache(config: ConfigDict, source: Source) -> None:
     size = len(source) * config.image_size**2 * config.channels
     if size > MAX_CACHE_BYTES:
         raise UserError(
@@ -280,20 +150,3 @@ def _check_cache(config: ConfigDict, source: TfdsSource) -> None:
             f"{source.split!r} need {size / 1024**3:.1f} GiB of memory, more than "
             f"{MAX_CACHE_BYTES / 1024**3:g} GiB: set data.cache=False"
         )
-
-
-def _missing_key(
-    config: ConfigDict, config_key: str, features: tfds.features.FeaturesDict
-) -> str:
-    held = config_key.removeprefix("data.")
-    key = config[held]
-    near = difflib.get_close_matches(key, list(features), n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return (
-        f"config key {config_key} is {key!r}, which dataset {config.name!r} does not "
-        f"have{hint}; it has {_listed(features)}"
-    )
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(repr(name) for name in names) or "none"

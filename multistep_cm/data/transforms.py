@@ -4,7 +4,7 @@ import io
 from typing import Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 Resize = Literal["area", "bilinear", "bicubic"]
 
@@ -33,6 +33,33 @@ def decode(image: bytes | np.ndarray) -> Image.Image:
             f"the image has shape {image.shape}, expected 1 or 3 channels at the end"
         )
     return Image.fromarray(image)
+
+
+def as_seen(contents: bytes) -> Image.Image:
+    """A picture from an image file, as a viewer shows it, in 8 bits a channel.
+
+    Turned as its EXIF orientation says; transparency over white; 16 bits scaled to 8;
+    the first of several frames. Colour profiles are not applied. Raises ValueError for
+    what is no image and for pixels in floating point or beyond 16 bits, and what PIL
+    raises for a broken one.
+    """
+    try:
+        image = decode(contents)
+    except UnidentifiedImageError as error:
+        raise ValueError("it is in no format that Pillow reads") from error
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode == "F":
+        raise ValueError("its pixels are in floating point, expected 8 or 16 bits")
+    if image.mode.startswith("I"):
+        deep = np.asarray(image)
+        if deep.min() < 0 or deep.max() > 65535:
+            raise ValueError("its pixels are beyond 16 bits, expected 8 or 16 bits")
+        return Image.fromarray(np.round(deep / 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image
 
 
 def to_channels(image: Image.Image, channels: int) -> Image.Image:
@@ -66,9 +93,13 @@ def to_array(
     image: bytes | np.ndarray, size: int, channels: int, resize: Resize
 ) -> np.ndarray:
     """What a dataset holds as a uint8 array [size, size, channels]; see `decode`."""
-    picture = to_channels(decode(image), channels)
-    array = np.asarray(resize_and_crop(picture, size, resize))
-    return array.reshape(size, size, channels)
+    return fit(decode(image), size, channels, resize)
+
+
+def fit(picture: Image.Image, size: int, channels: int, resize: Resize) -> np.ndarray:
+    """A picture of any size and mode as a uint8 array [size, size, channels]."""
+    picture = resize_and_crop(to_channels(picture, channels), size, resize)
+    return np.asarray(picture).reshape(size, size, channels)
 
 
 def flip(images: np.ndarray, which: np.ndarray) -> np.ndarray:

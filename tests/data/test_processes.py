@@ -67,3 +67,46 @@ def test_two_processes_hold_one_global_batch(
         for start, values in rows.items():
             assert expected[int(start) : int(start) + len(values)] == values
         assert len({*rows}) * len(next(iter(rows.values()))) == 8 // shard[1]
+
+
+DIFFERING = """
+import sys
+import jax
+import numpy as np
+from multistep_cm.data.pipeline import Batches, DataIterator
+from multistep_cm.data.sources import ArraySource
+from multistep_cm.errors import UserError
+
+address, process = sys.argv[1], int(sys.argv[2])
+jax.distributed.initialize(address, 2, process)
+images = np.zeros((50, 2, 2, 1), np.uint8)
+for files in ("same", f"of {process}"):
+    source = ArraySource("folder", "train", images, np.arange(50), files)
+    try:
+        DataIterator(Batches(source, 8, 0, shard=process, num_shards=2))
+        print("said nothing")
+    except UserError as error:
+        print("said", error)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_with_other_files_are_told_so() -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", DIFFERING, address, str(process)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for process in range(2)
+    ]
+    for run in runs:
+        output, _ = run.communicate(timeout=180)
+        assert [line for line in output.splitlines() if line.startswith("said ")] == [
+            "said nothing",
+            "said the data's file_names is 'of 0' in process 0 and 'of 1' in process "
+            "1: give all of them the same files",
+        ]

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from multistep_cm.data import sources
+from multistep_cm.data.tfds_source import TfdsSource
 from multistep_cm.errors import UserError
 
 Photos = tuple[str, list[np.ndarray]]
@@ -40,7 +41,7 @@ def test_cached_and_uncached_digits_are_equal(data_config: ConfigDict) -> None:
     cached = sources.open_source(data_config, "train")
     uncached = sources.open_source(changed(data_config, cache=False), "train")
     assert isinstance(cached, sources.ArraySource)
-    assert isinstance(uncached, sources.TfdsSource)
+    assert isinstance(uncached, TfdsSource)
     assert len(cached) == len(uncached) == 1500
     indices = np.array([7, 0, 1499, 7])
     for key, dtype in (("image", np.uint8), ("label", np.int32)):
@@ -219,10 +220,10 @@ def test_a_cache_that_would_be_too_large(
 @pytest.mark.parametrize("num_threads", [1, 2])
 def test_a_broken_image_is_named(data_config: ConfigDict, num_threads: int) -> None:
     good = sources.open_source(changed(data_config, cache=False), "test")
-    assert isinstance(good, sources.TfdsSource)
+    assert isinstance(good, TfdsSource)
     records = list(good.records)
     records[11] = {**records[11], "image": b"\x89PNG\r\n\x1a\n nonsense"}
-    source = sources.TfdsSource("digits8", "test", records, good.config)
+    source = TfdsSource("digits8", "test", records, good.config)
     source.read(np.array([10, 12]))
     with pytest.raises(UserError, match=r"example 11 of split 'test' .*'digits8'"):
         sources.all_examples(source, num_threads)

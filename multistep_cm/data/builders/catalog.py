@@ -34,6 +34,12 @@ def open_builder(name: str, directory: str = "") -> tfds.core.DatasetBuilder:
 
 def _unknown(name: str, directory: str) -> str:
     """Why TFDS has no builder of this name, and what comes nearest."""
+    if name and Path(name).expanduser().is_dir():
+        return (
+            f"config key data.name is {name!r}, which is a folder and no dataset of "
+            f"TFDS: set data.name=folder and data.directory={name} (in "
+            f"configs/images.py folder={name})"
+        )
     base = name.partition("/")[0].partition(":")[0]
     known = {*BUILDERS, *tfds.list_builders(with_community_datasets=False)}
     if base not in known:
