@@ -43,7 +43,7 @@ from multistep_cm.sharding.rules import place_abstract
 from multistep_cm.training.methods import METHODS
 from multistep_cm.training.optimizer import make_optimizer
 from multistep_cm.training.state import TrainState, make_state
-from multistep_cm.training.step import compile_step, make_train_step
+from multistep_cm.training.step import TrainStep, compile_step, make_train_step
 from multistep_cm.training.teacher import check_teacher, load_ema
 from multistep_cm.validation import check_batch, validate
 from multistep_cm.workdir import check_shared, open_workdir, write_text
@@ -221,14 +221,19 @@ def make_sharded_predict(config: ConfigDict, mesh: Mesh) -> Predict:
     return lambda params, *inputs: predict(outside(params), *inputs)
 
 
+def make_step(config: ConfigDict, mesh: Mesh) -> TrainStep:
+    """The train step of this config for this mesh, before it is compiled."""
+    schedule = factory.make_schedule(config)
+    predict = make_sharded_predict(config, mesh)
+    loss = METHODS[config.method].make_loss(predict, schedule, config)
+    return make_train_step(loss, make_optimizer(config.training), config, mesh)
+
+
 def build_step(
     config: ConfigDict, mesh: Mesh, frozen: dict[str, Any]
 ) -> jax.stages.Compiled:
     """Compile the train step of this config for this mesh: the run's one program."""
-    schedule = factory.make_schedule(config)
-    predict = make_sharded_predict(config, mesh)
-    loss = METHODS[config.method].make_loss(predict, schedule, config)
-    step = make_train_step(loss, make_optimizer(config.training), config, mesh)
+    step = make_step(config, mesh)
     state, batch = abstract_state(config, mesh), abstract_batch(config, mesh)
     compiled = compile_step(step, state, batch, frozen, mesh)
     wait_for_all("compiled the train step")
