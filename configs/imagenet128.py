@@ -5,10 +5,13 @@ Commands:  multistep-cm train --config=configs/imagenet128.py:size=S --workdir=T
            multistep-cm train --config=configs/imagenet128.py:size=S,stage=cd,steps=8 \\
                --workdir=S --config.teacher.workdir=T
 Data:      TFDS `imagenet2012`: put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar
-           from image-net.org into TFDS's folder for manual downloads and prepare it as
-           ArrayRecord, which takes hours (not measured by us): where it is not, the
-           error says the command. Images are cropped to the centre and reduced by area
-           as they are read.
+           of image-net.org (144 GiB) into TFDS's folder for manual downloads; images
+           are cropped to the centre and reduced by area as they are read. TFDS needs
+           TensorFlow to prepare it as ArrayRecord; where it is not, the error says the
+           command. How long that takes was not measured: writing alone 0.3 to 0.4
+           hours, an estimate of `python -m benchmarks.reading`, shuffling 144 GiB on
+           disk not counted. Or data=folder: the unpacked images, train/CLASS/*.JPEG
+           and val/CLASS/*.JPEG, in --config.data.directory; nothing to prepare.
 Hardware:  the paper: 64 TPU v5e for S (CT 2.2, CD 1.7 steps/s), 256 for L (2.2, 1.8).
 Expected:  the paper's FID at 1/2/4/8/16 steps, not measured by us. S: CT
            16.0/6.0/4.0/3.3/3.4, CD 8.5/3.1/2.4/2.1/2.0; L: CT 14.5/4.2/2.7/2.2/2.3, CD
@@ -28,7 +31,7 @@ SIZES = ("S", "L")
 
 
 def get_config(arguments: str = "") -> ConfigDict:
-    """`size=S|L`, `stage` of `multistep_cm/stages.py`, `steps`, `data` of TFDS."""
+    """`size=S|L`, `stage` of `multistep_cm/stages.py`, `steps`, `data.name`."""
     chosen = parse_arguments(
         arguments, size="S", stage="teacher", steps=0, data="imagenet2012"
     )

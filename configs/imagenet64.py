@@ -4,13 +4,16 @@ What:      class-conditional diffusion teacher, then CD or CT students of 1 to 1
 Commands:  multistep-cm train --config=configs/imagenet64.py:size=S --workdir=T
            multistep-cm train --config=configs/imagenet64.py:size=S,stage=cd,steps=8 \\
                --workdir=S --config.teacher.workdir=T
-Data:      TFDS `imagenet_resized/64x64` (downloaded by TFDS; its class numbers are not
-           those of imagenet2012), or data=imagenet2012: put the archives
-           ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar of image-net.org into
-           TFDS's folder for manual downloads; images are then cropped to the centre and
-           reduced by area as they are read. Both must be prepared as ArrayRecord, which
-           takes hours (not measured by us): where they are not, the error says the
-           command.
+Data:      TFDS `imagenet_resized/64x64`: it downloads 13 GiB; its class numbers are not
+           those of imagenet2012. Or data=imagenet2012: put ILSVRC2012_img_train.tar and
+           ILSVRC2012_img_val.tar of image-net.org (144 GiB) into TFDS's folder for
+           manual downloads; images are then cropped to the centre and reduced by area
+           as they are read. TFDS needs TensorFlow to prepare either as ArrayRecord;
+           where it is not, the error says the command. How long that takes was not
+           measured: writing alone 0.3 to 0.4 hours for the latter, an estimate of
+           `python -m benchmarks.reading`, shuffling 144 GiB on disk not counted.
+           Or data=folder: the unpacked images, train/CLASS/*.JPEG and val/CLASS/*.JPEG,
+           in --config.data.directory; nothing to prepare.
 Hardware:  the paper: 64 TPU v5e for S (CT 2.7, CD 2.5 steps/s), 256 for L (2.9, 2.5).
 Expected:  the paper's FID at 1/2/4/8/16 steps, not measured by us. S: CT
            7.2/2.7/1.8/1.5/1.5, CD 4.3/2.0/1.7/1.6/1.5; L: CT 6.4/2.3/1.6/1.5/1.6, CD
@@ -29,7 +32,7 @@ SIZES = ("S", "L")
 
 
 def get_config(arguments: str = "") -> ConfigDict:
-    """`size=S|L`, `stage` of `multistep_cm/stages.py`, `steps`, `data` of TFDS."""
+    """`size=S|L`, `stage` of `multistep_cm/stages.py`, `steps`, `data.name`."""
     chosen = parse_arguments(
         arguments, size="S", stage="teacher", steps=0, data="imagenet_resized/64x64"
     )
