@@ -3,6 +3,7 @@
 Cheap checks come first: nothing is downloaded or compiled for a config that cannot run.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +77,16 @@ def check_run(config: ConfigDict, workdir: Path) -> Mesh:
     return mesh
 
 
-def check_config(config: ConfigDict) -> Mesh:
-    """The part that needs neither data nor folders; the mesh. Raises UserError."""
+def check_config(
+    config: ConfigDict, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """The part that needs neither data nor folders; the mesh over the present devices,
+    or over those given. Raises UserError."""
     validate(config)
     factory.make_schedule(config)
-    mesh = make_mesh(config.mesh)
-    check_batch(config, data_parallel_size(mesh), jax.process_count())
+    mesh = make_mesh(config.mesh, devices)
+    processes = {device.process_index for device in mesh.devices.flat}
+    check_batch(config, data_parallel_size(mesh), len(processes))
     return mesh
 
 
