@@ -89,7 +89,7 @@ def test_flags_are_explained_and_have_sources(chip: str) -> None:
     assert flags
     assert all(re.fullmatch(r"(libtpu )?--xla_\w+=\w+", flag) for flag in flags)
     for block in "\n".join(lines).split("\n\n")[1:]:
-        assert "# Source: https://" in block, block
+        assert re.search("# Source: (https://|docs/)", block), block
     done = run("in_container.sh", "--dry-run", "train", MULTISTEP_CHIP=chip)
     (words,) = commands(done.stdout)
     found = {w.partition("=")[0]: w.partition("=")[2].split() for w in words[1:3]}
