@@ -1,28 +1,41 @@
 """The one checkpoint manager: state, data position and config in one Orbax save.
 
 Each tree is an item of its own, so that a sampler reads only the averaged weights.
-Beside them stand the config, the data position and `digests`, the sha256 of each leaf:
+Beside them stand the config, the data position and `digests`, the sha256 of all that:
 Orbax notices missing files but no flipped bit, so every restore verifies the digests.
 A step that cannot be used is reported and moved to `broken/`; the next older serves.
+
+Each process reads, holds and verifies what its own devices need. What one finds wrong
+is said to all before any goes on, so that none waits for another that has failed.
 """
 
-import hashlib
-import json
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
+from multistep_cm import digests
 from multistep_cm.errors import UserError
-from multistep_cm.sharding.agreement import check_same, gather_text
-from multistep_cm.sharding.distributed import is_main_process, say, to_host
+from multistep_cm.sharding.agreement import (
+    check_same,
+    gather_text,
+    main_first,
+    together,
+    wait_for_all,
+)
+from multistep_cm.sharding.distributed import is_main_process, say
+
+T = TypeVar("T")
 
 TREE_ITEMS = ("params", "ema", "target", "optimizer")
-JSON_ITEMS = ("data", "config", "digests")
+JSON_ITEMS = ("data", "config")
+
+LEAVES_IN_FLIGHT = 4
+"""How many whole leaves a process may have on its host while it reads."""
 
 Trees = dict[str, Any]
 """A name of `TREE_ITEMS` to a pytree of arrays, or of shapes to restore into."""
@@ -56,6 +69,7 @@ class Checkpoints:
             item_handlers={
                 **{name: ocp.StandardCheckpointHandler() for name in TREE_ITEMS},
                 **{name: ocp.JsonCheckpointHandler() for name in JSON_ITEMS},
+                "digests": digests.DigestHandler(),
             },
         )
 
@@ -85,8 +99,14 @@ class Checkpoints:
         self._manager.check_for_errors()
         if step in self._manager.all_steps():
             return
-        digests = {name: _digests(tree) for name, tree in trees.items()}
-        digests["data"] = {"": _json_digest(data_state)}
+        wait_for_all("save")
+        bad = digests.first_not_finite(trees)
+        if bad is not None:
+            raise FloatingPointError(f"{bad} holds values that are not finite")
+        others = {
+            "data": digests.json_digest(data_state),
+            "config": digests.json_digest(config),
+        }
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         saved = self._manager.save(
             step,
@@ -94,7 +114,7 @@ class Checkpoints:
                 **items,
                 data=ocp.args.JsonSave(dict(data_state)),
                 config=ocp.args.JsonSave(dict(config)),
-                digests=ocp.args.JsonSave(digests),
+                digests=digests.DigestSave(trees, others),
             ),
         )
         if not saved:
@@ -122,60 +142,57 @@ class Checkpoints:
             "several processes need one folder that all of them share",
         )
         for step in steps:
-            found, reason = None, ""
-            try:
-                found = self._restore_step(step, targets)
-            except UserError:
-                raise
-            except Exception as error:
-                # Orbax raises many types for damaged files; none may end a run that
-                # an older step can continue.
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-            # What one process cannot read, none may go on from.
-            reasons = gather_text(reason)
-            if found is not None and not any(reasons):
-                return step, *found
-            self._set_aside(step, next(filter(None, reasons)))
+            found, reason = self._try(step, targets)
+            if found is not None:
+                return step, found.trees, found.data
+            self._set_aside(step, reason)
         if steps:
             raise UserError(
                 f"{self.directory}: none of the steps {steps} can be used (see above)"
             )
         return None
 
-    def _restore_step(self, step: int, targets: Trees) -> tuple[Trees, dict[str, Any]]:
-        self._check_same_trees(step, targets)
-        items = {name: ocp.args.StandardRestore(tree) for name, tree in targets.items()}
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                **items, data=ocp.args.JsonRestore(), digests=ocp.args.JsonRestore()
-            ),
-        )
-        for name in targets:
-            wrong = _first_difference(restored.digests[name], _digests(restored[name]))
-            if wrong:
-                raise OSError(
-                    f"{name}{wrong} has another sha256 than when it was saved"
-                )
-        if restored.digests["data"] != {"": _json_digest(restored.data)}:
-            raise OSError("the data position has another sha256 than when it was saved")
-        return {name: restored[name] for name in targets}, dict(restored.data)
+    def _try(self, step: int, targets: Trees) -> tuple["_Step | None", str]:
+        """The step, or what is wrong with it: the same in every process."""
 
-    def _check_same_trees(self, step: int, targets: Trees) -> None:
-        """Another model's checkpoint is the user's error, not damage."""
-        metadata = self._manager.item_metadata(step)
+        found, reason = together(lambda: _or_reason(lambda: self._read(step, targets)))
+        # What one process cannot read, none may go on from.
+        reasons = [*filter(None, gather_text(reason))]
+        if found is not None and not reasons:
+            check_same(
+                {f"the digests of step {step}": digests.json_digest(found.digests)},
+                "several processes need one folder that all of them share",
+            )
+            damage, reason = _or_reason(found.find_damage)
+            reasons = [*filter(None, gather_text(damage or reason))]
+        return (None, reasons[0]) if reasons else (found, "")
+
+    def _read(self, step: int, targets: Trees) -> "_Step":
+        """What this process's devices need of a step, not yet verified.
+
+        Not by the manager: it would wait for processes that cannot read theirs.
+        """
+        folder = self.directory / str(step)
+        # Reading onto smaller parts than were written takes whole ones of these at a
+        # time. A few leaves are enough to keep the disk busy.
+        largest = max(
+            leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(targets)
+        )
+        arrays = ocp.StandardCheckpointHandler(
+            restore_concurrent_gb=1 + LEAVES_IN_FLIGHT * largest // 10**9
+        )
+        values = ocp.JsonCheckpointHandler()
         for name, target in targets.items():
-            if metadata[name] is None:
-                raise OSError(f"item {name} is missing")
-            stored, expected = _shapes(metadata[name].tree), _shapes(target)
-            wrong = _first_difference(stored, expected)
-            if wrong:
-                raise UserError(
-                    f"{self.directory / str(step)}: {name}{wrong} is "
-                    f"{stored.get(wrong, 'missing')}, expected "
-                    f"{expected.get(wrong, 'nothing')}: the checkpoint is of another "
-                    "model or optimizer"
-                )
+            _check_same_tree(folder / name, arrays.metadata(folder / name).tree, target)
+        return _Step(
+            trees={
+                name: arrays.restore(folder / name, args=ocp.args.StandardRestore(tree))
+                for name, tree in targets.items()
+            },
+            data=values.restore(folder / "data"),
+            config=values.restore(folder / "config"),
+            digests=digests.DigestHandler().restore(folder / "digests"),
+        )
 
     def _set_aside(self, step: int, reason: str) -> None:
         broken = self.directory.parent / "broken"
@@ -183,49 +200,85 @@ class Checkpoints:
         say(f"checkpoint {step} cannot be used ({reason}); {what}")
         if self._read_only:
             return
-        if is_main_process():
-            broken.mkdir(exist_ok=True)
-            number = sum(1 for _ in broken.iterdir())
-            (self.directory / str(step)).rename(broken / f"{step}-{number}")
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"set aside {step}")
+
+        def move() -> None:
+            if not is_main_process():
+                return
+            try:
+                broken.mkdir(exist_ok=True)
+                number = sum(1 for _ in broken.iterdir())
+                (self.directory / str(step)).rename(broken / f"{step}-{number}")
+            except OSError as error:
+                raise UserError(f"{broken}: {error.strerror}") from error
+
+        main_first(move)
         self._manager.reload()
 
 
-def _digests(tree: Any) -> dict[str, str]:
-    """sha256 of every leaf's bytes; of whole arrays, so independent of the mesh."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {_key(path): _digest(_key(path), leaf) for path, leaf in leaves}
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """What was read of one step."""
+
+    trees: Trees
+    data: dict[str, Any]
+    config: dict[str, Any]
+    digests: digests.Digests
+
+    def find_damage(self) -> str | None:
+        """A sentence about the first thing that is not as it was saved, if any.
+
+        Every process must call it; they may differ in what they find.
+        """
+        found = {
+            name: digests.find_damage(tree, self.digests.get(name, {}))
+            for name, tree in self.trees.items()
+        }
+        for name, values in (("data", self.data), ("config", self.config)):
+            recorded = self.digests.get(name)
+            # The first checkpoints had no digest of the config.
+            is_old = name == "config" and recorded is None
+            if not is_old and recorded != {"": digests.json_digest(values)}:
+                found[name] = ""
+        return next(
+            (
+                f"{name}{leaf} has another sha256 than when it was saved"
+                for name, leaf in found.items()
+                if leaf is not None
+            ),
+            None,
+        )
 
 
-def _json_digest(values: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+def _or_reason(read: Callable[[], T]) -> tuple[T | None, str]:
+    """What `read` returns, or a line of why it cannot; the user's errors go on."""
+    try:
+        return read(), ""
+    except UserError:
+        raise
+    except Exception as error:
+        # Orbax raises many types for damaged files; none may end a run that an older
+        # step can continue. The first cause says most.
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        return None, (str(cause).splitlines() or [type(cause).__name__])[0]
 
 
-def _digest(key: str, leaf: jax.Array) -> str:
-    array = np.ascontiguousarray(to_host(leaf))
-    if not np.isfinite(array).all():
-        raise FloatingPointError(f"{key} holds values that are not finite")
-    return hashlib.sha256(array.tobytes()).hexdigest()
+def _check_same_tree(path: Path, stored_tree: Any, target: Any) -> None:
+    """Another model's checkpoint is the user's error, not damage."""
+    stored, expected = _shapes(stored_tree), _shapes(target)
+    for key in sorted(stored.keys() | expected.keys()):
+        if stored.get(key) != expected.get(key):
+            raise UserError(
+                f"{path.parent}: {path.name}{key} is {stored.get(key, 'missing')}, "
+                f"expected {expected.get(key, 'nothing')}: the checkpoint is of "
+                "another model or optimizer"
+            )
 
 
 def _shapes(tree: Any) -> dict[str, str]:
-    """Key to dtype and shape, of arrays, shapes or Orbax's metadata alike."""
+    """Name to dtype and shape, of arrays, shapes or Orbax's metadata alike."""
     return {
-        _key(path): f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        key: f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
+        for key, leaf in digests.leaf_names(tree)
     }
-
-
-def _key(path: tuple[Any, ...]) -> str:
-    """A path in which the kinds of node do not show: metadata has only dicts."""
-    names = (
-        getattr(node, "key", getattr(node, "name", getattr(node, "idx", node)))
-        for node in path
-    )
-    return "".join(f"/{name}" for name in names)
-
-
-def _first_difference(a: Mapping[str, str], b: Mapping[str, str]) -> str | None:
-    keys = sorted(a.keys() | b.keys())
-    return next((key for key in keys if a.get(key) != b.get(key)), None)

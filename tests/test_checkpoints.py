@@ -127,6 +127,12 @@ def change_position(path: Path) -> None:
     path.write_text(text.replace("4", "6"))
 
 
+def change_seed(path: Path) -> None:
+    text = path.read_text()
+    assert '"seed": 0' in text
+    path.write_text(text.replace('"seed": 0', '"seed": 1'))
+
+
 @pytest.mark.parametrize(
     ("item", "damage"),
     [
@@ -136,7 +142,10 @@ def change_position(path: Path) -> None:
         ("optimizer", truncate),
         ("params", Path.unlink),
         ("digests", truncate),
+        ("digests", flip_bit),
         ("data", change_position),
+        ("config", change_seed),
+        ("config", Path.unlink),
     ],
 )
 def test_a_damaged_step_is_set_aside_and_an_older_one_serves(

@@ -1,5 +1,6 @@
 """Runs of several real processes on this machine, each with simulated devices."""
 
+import concurrent.futures
 import contextlib
 import os
 import re
@@ -110,8 +111,16 @@ def training(config: ConfigDict, workdir: Path) -> Iterator[list[Process]]:
 
 
 def outputs(processes: Sequence[Process]) -> list[str]:
-    """What each has said, once it has ended."""
-    return [process.communicate(timeout=PATIENCE)[0] for process in processes]
+    """What each has said, once it has ended.
+
+    All are read at once: one that nobody reads stops when it has said 64 kB.
+    """
+
+    def read(process: Process) -> str:
+        return process.communicate(timeout=PATIENCE)[0]
+
+    with concurrent.futures.ThreadPoolExecutor(len(processes)) as threads:
+        return list(threads.map(read, processes))
 
 
 def sentences(text: str) -> list[str]:
