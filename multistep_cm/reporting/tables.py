@@ -29,9 +29,15 @@ def format_rows(rows: Sequence[Mapping[str, Any]], floor: float | None) -> str:
         ]
         for row in rows
     ]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
+    text = align(lines)
+    if floor is not None:
+        text += f"\n\nfloor (real images against real images): {floor:.4f}"
+    return text
+
+
+def align(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of cells, the first line being the headings."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines]
     text.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    if floor is not None:
-        text.append(f"\nfloor (real images against real images): {floor:.4f}")
     return "\n".join(text)
