@@ -6,7 +6,7 @@ sampler or the model, so grids of different models can be compared image by imag
 
 import dataclasses
 from collections.abc import Callable
-from typing import cast, get_args
+from typing import TypeAlias, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -169,20 +169,27 @@ def measured_x_variance(
     return table_x_variance(times, jnp.asarray(to_host(values)))
 
 
-def compile_generator(
+Generate: TypeAlias = Callable[[Params, jax.Array, jax.Array], jax.Array]
+"""`(params, keys [batch], labels [batch]) -> uint8 [batch, height, width, channels]`.
+
+Image i is a function of `keys[i]` and `labels[i]`: it does not depend on the batch."""
+
+
+def make_generate(
     config: ConfigDict,
     options: SamplingOptions,
-    mesh: Mesh,
-    batch_size: int,
     x_variance: samplers.XVariance | None = None,
-) -> Generator:
-    """Compile the whole sampler; `batch_size` is rounded up to fit the mesh.
+    place: Callable[[jax.Array], jax.Array] = lambda z_1: z_1,
+) -> Generate:
+    """The whole sampler as a function to be compiled or exported.
 
     `x_variance` is what aDDIM puts back, from `measured_x_variance`; None: analytic.
+    `place` is applied to the starting noise, to say where each part of it lives.
     """
-    network = factory.make_network(config)
     schedule = factory.make_schedule(config)
-    predict = factory.make_predict(network, schedule, config.diffusion.prediction)
+    predict = factory.make_predict(
+        factory.make_network(config), schedule, config.diffusion.prediction
+    )
     shape = (config.data.image_size, config.data.image_size, config.data.channels)
     num_classes = config.data.num_classes
 
@@ -196,18 +203,40 @@ def compile_generator(
         z_0 = samplers.sample(
             denoiser,
             schedule,
-            jax.lax.with_sharding_constraint(z_1, batch_sharding(mesh)),
+            place(z_1),
             options.num_steps,
             options.method,
             cond={"label": labels} if num_classes else {},
-            key=jax.random.fold_in(keys[0], 1),
+            key=jax.vmap(jax.random.fold_in, (0, None))(keys, 1),
             x_variance=x_variance,
         )
         return unscale_images(z_0, config.data.range)
 
+    return generate
+
+
+def compile_generator(
+    config: ConfigDict,
+    options: SamplingOptions,
+    mesh: Mesh,
+    batch_size: int,
+    x_variance: samplers.XVariance | None = None,
+) -> Generator:
+    """Compile the whole sampler; `batch_size` is rounded up to fit the mesh.
+
+    `x_variance` is what aDDIM puts back, from `measured_x_variance`; None: analytic.
+    """
+    split = batch_sharding(mesh)
+    generate = make_generate(
+        config,
+        options,
+        x_variance,
+        place=lambda z_1: jax.lax.with_sharding_constraint(z_1, split),
+    )
     parts = data_parallel_size(mesh)
     batch_size = -(-batch_size // parts) * parts
     whole = replicated(mesh)
+    network = factory.make_network(config)
     params = place_abstract(factory.abstract_params(network, config), mesh)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch_size))
     labels = jax.ShapeDtypeStruct((batch_size,), np.int32)

@@ -80,9 +80,10 @@ def test_labels_in_turn() -> None:
     np.testing.assert_array_equal(generation.balanced_labels(3, 0), [0, 0, 0])
 
 
-def test_images_do_not_depend_on_batch_or_mesh() -> None:
+@pytest.mark.parametrize("method", ["ddim", "ancestral"])
+def test_images_do_not_depend_on_batch_or_mesh(method: str) -> None:
     config = tiny_config()
-    options = sampling_options(config, "ddim", 2)
+    options = sampling_options(config, method, 2)
     labels = np.array([3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5], np.int32)
     drawn: dict[tuple[int, int], np.ndarray] = {}
     for devices, batch_size in [(1, 11), (1, 4), (2, 3)]:

@@ -73,7 +73,8 @@ def sample(
         num_steps: steps of the grid, at least 1.
         method: `ddim`, `addim` (algorithm 3), `heun` or `ancestral`.
         cond: conditioning arrays, passed on to the denoiser.
-        key: random key, for `ancestral` only.
+        key: random key, for `ancestral` only; [batch] of them, one for each example,
+            make an example independent of its batch.
         x_variance: x_var for `addim` at each step; None is `0.1 / (2 + SNR)`.
         grid: spacing of the times.
 
@@ -98,8 +99,7 @@ def sample(
         x_hat = call(z_t, t)
         if method == "ancestral":
             assert key is not None
-            noise_key = jax.random.fold_in(key, index)
-            noise = jax.random.normal(noise_key, z_t.shape, z_t.dtype)
+            noise = _fresh_noise(key, index, z_t)
             return ddim.ancestral_step(x_hat, z_t, logsnr_t, logsnr_s, noise)
         if method == "addim":
             known = ddim.x_variance_analytic(logsnr_t)
@@ -126,3 +126,12 @@ def sample(
     last_t = times[-2]
     logsnr_t, logsnr_s = schedule.logsnr(last_t), schedule.logsnr(times[-1])
     return ddim.ddim_step(call(z, last_t), z, logsnr_t, logsnr_s)
+
+
+def _fresh_noise(key: jax.Array, index: jax.Array, like: jax.Array) -> jax.Array:
+    """N(0, I) of this step, in the shape of `like`; `key` is one or [batch] keys."""
+    if key.ndim:
+        noise = jax.vmap(lambda k: _fresh_noise(k, index, like[0]))
+        return noise(key)
+    step_key = jax.random.fold_in(key, index)
+    return jax.random.normal(step_key, like.shape, like.dtype)

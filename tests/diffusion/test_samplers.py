@@ -164,6 +164,23 @@ def test_ancestral_draws_fresh_noise() -> None:
     assert jnp.abs(run(0) - run(1)).max() > 0.1
 
 
+def test_ancestral_noise_of_an_example_is_its_keys_alone() -> None:
+    """With a key for each example, it is what it would be without the others."""
+    z_1 = jnp.asarray(Z_1, jnp.float32)[:3]
+    keys = jax.random.split(jax.random.key(0), 3)
+
+    def run(z_1: jax.Array, key: jax.Array) -> jax.Array:
+        return sample(of_normal(0.0, 1.0), SCHEDULE, z_1, 4, "ancestral", key=key)
+
+    together = run(z_1, keys)
+    for i in range(3):
+        alone = run(z_1[i : i + 1], keys[i : i + 1])
+        np.testing.assert_allclose(together[i : i + 1], alone, rtol=1e-6)
+    swapped = run(z_1, keys[jnp.array([1, 0, 2])])
+    np.testing.assert_allclose(swapped[2], together[2], rtol=1e-6)
+    assert jnp.abs(swapped[:2] - together[:2]).min() > 1e-3
+
+
 def test_uniform_grid() -> None:
     for num_steps in (1, 4, 7):
         expected = [1 - i / num_steps for i in range(num_steps + 1)]
