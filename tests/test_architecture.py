@@ -46,6 +46,8 @@ ROOMS: dict[str, set[str]] = {
     "step": {"losses", "sharding"},
     "generation": NUMERICS | {"data", "factory", "methods", "step"},
     "validation": NUMERICS | {"config", "data", "methods"},
+    "provenance": set(),
+    "exporting": NUMERICS | {"generation", "provenance"},
 }
 ROOMS["training"] = set(ROOMS)
 ROOMS["evaluation"] = set(ROOMS)

@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "train a teacher or a student; continues by itself what was begun",
     "sample": "draw images from a trained run, as a picture or an .npz",
     "evaluate": "measure a trained run: Fréchet distance, class accuracy, variance",
+    "export": "write a run's sampler as a file that needs jax alone, or its weights",
     "plan": "what a config costs on a TPU slice, before anyone pays for it",
 }
 

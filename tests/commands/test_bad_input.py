@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from multistep_cm import config as configs
 from multistep_cm import factory, generation
 from multistep_cm.checkpoints import Checkpoints
-from multistep_cm.commands.main import main
+from multistep_cm.commands.main import COMMANDS, main
 from multistep_cm.evaluation import evaluate
 from multistep_cm.sharding.mesh import make_mesh
 from multistep_cm.training import setup
@@ -103,9 +103,9 @@ def student(**values: Any) -> ConfigDict:
 
 def test_an_unknown_command_lists_those_that_exist(complain: Complain) -> None:
     said = complain("trian", "--workdir=x")
-    assert said == (
-        "multistep-cm: no command 'trian'; there are: train, sample, evaluate"
-    )
+    names = ", ".join(COMMANDS)
+    assert said == f"multistep-cm: no command 'trian'; there are: {names}"
+    assert "train, sample, evaluate" in said
 
 
 def test_a_missing_config_file(complain: Complain, tmp_path: Path) -> None:

@@ -1,0 +1,232 @@
+"""A run's sampler as a file that needs jax alone; its weights in safetensors.
+
+The file holds the whole sampler, from a seed and labels to images, as StableHLO for
+several platforms and any batch size (`jax.export`). On one device its images are, bit
+for bit, those that `generation.Generator` draws in batches of the same size.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+from ml_collections import ConfigDict
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from multistep_cm import provenance
+from multistep_cm.diffusion.samplers import XVariance
+from multistep_cm.errors import UserError
+from multistep_cm.generation import SamplingOptions, make_generate
+from multistep_cm.losses.signature import Params
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+"""What jax can compile for; a file serves any of those that it was made for."""
+
+SAMPLER_NAME = "sampler.jaxexport"
+WEIGHTS_NAME = "weights.safetensors"
+DESCRIPTION_NAME = "export.json"
+
+LARGEST_PROGRAM = 2**31 - 2**24
+"""Bytes of parameters that fit into a program: its format counts in 31 bits."""
+
+Weights: TypeAlias = dict[str, np.ndarray]
+"""Parameters by their path, such as "embedding/time_in/kernel"."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions:
+    """What the file is for: its platforms, and whether it holds the parameters."""
+
+    platforms: tuple[str, ...]
+    baked: bool = True
+
+
+def flatten_params(params: Params) -> Weights:
+    """The leaves of nested dicts, on this host, by their keys joined with "/"."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {"/".join(key.key for key in path): np.asarray(v) for path, v in leaves}
+
+
+def unflatten_params(weights: Mapping[str, Any]) -> Params:
+    """The inverse of `flatten_params`."""
+    params: Params = {}
+    for name, leaf in weights.items():
+        *folders, last = name.split("/")
+        inner = params
+        for folder in folders:
+            inner = inner.setdefault(folder, {})
+        inner[last] = leaf
+    return params
+
+
+def portable_config(config: ConfigDict) -> dict[str, Any]:
+    """The config without the folders of this machine, to be given to others."""
+    portable: dict[str, Any] = config.to_dict()
+    portable["data"]["directory"] = portable["teacher"]["workdir"] = ""
+    return portable
+
+
+def check_size(params: Params) -> None:
+    """Raise UserError when these (or their shapes) are too large for a program."""
+    leaves = jax.tree.leaves(params)
+    size = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
+    if size > LARGEST_PROGRAM:
+        raise UserError(
+            f"the parameters take {size / 2**30:.1f} GiB, more than the 2 GiB that a "
+            "program can hold: use --weights=beside"
+        )
+
+
+def export_sampler(
+    config: ConfigDict,
+    options: SamplingOptions,
+    weights: Weights,
+    to: ExportOptions,
+    x_variance: XVariance | None = None,
+) -> export.Exported:
+    """The sampler of `options` for any batch size b and all platforms of `to`.
+
+    It is called as `(seed, first, labels)` with seed and first uint32 [] and labels
+    int32 [b], and gives the images number first .. first + b - 1 of that seed, uint8
+    [b, height, width, channels]; unless the weights are baked in, they come first.
+    Raises UserError when they are baked in and too large.
+    """
+    generate = make_generate(config, options, x_variance)
+
+    def sampler(
+        weights: Mapping[str, Any],
+        seed: jax.Array,
+        first: jax.Array,
+        labels: jax.Array,
+    ) -> jax.Array:
+        indices = first + jnp.arange(labels.shape[0], dtype=jnp.uint32)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
+        return generate(unflatten_params(weights), keys, labels)
+
+    (batch,) = export.symbolic_shape("b")
+    number = jax.ShapeDtypeStruct((), jnp.uint32)
+    inputs: list[Any] = [number, number, jax.ShapeDtypeStruct((batch,), jnp.int32)]
+    if to.baked:
+        check_size(weights)
+        function = jax.jit(functools.partial(sampler, weights))
+    else:
+        shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in weights.items()}
+        function, inputs = jax.jit(sampler), [shapes, *inputs]
+    with _no_folder_names():
+        return export.export(function, platforms=to.platforms)(*inputs)
+
+
+@contextlib.contextmanager
+def _no_folder_names() -> Iterator[None]:
+    """Keep the folders of this machine out of the program's source locations."""
+    name = "jax_hlo_source_file_canonicalization_regex"
+    before = getattr(jax.config, name)
+    jax.config.update(name, "^.*/")
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
+def write_weights(path: Path, weights: Weights, step: int, config: ConfigDict) -> None:
+    """Write a safetensors file whose header also holds the step and the config."""
+    metadata = {
+        "format": "np",
+        "train_step": str(step),
+        "config": json.dumps(portable_config(config), sort_keys=True),
+    }
+    with _aside(path) as aside:
+        save_file(weights, aside, metadata)
+
+
+def write_export(
+    folder: Path,
+    exported: export.Exported,
+    weights: Weights,
+    to: ExportOptions,
+    description: Mapping[str, Any],
+    step: int,
+    config: ConfigDict,
+) -> list[Path]:
+    """Write the program, the weights if they go beside it, and what they are."""
+    sampler_path, weights_path = folder / SAMPLER_NAME, folder / WEIGHTS_NAME
+    with _aside(sampler_path) as aside:
+        aside.write_bytes(exported.serialize())
+    paths = [sampler_path]
+    if to.baked:
+        # Of an earlier export: it would not belong to this program.
+        weights_path.unlink(missing_ok=True)
+    else:
+        write_weights(weights_path, weights, step, config)
+        paths.append(weights_path)
+    digests = {path.name: _sha256(path) for path in paths}
+    with _aside(folder / DESCRIPTION_NAME) as aside:
+        text = json.dumps({**description, "sha256": digests}, indent=2)
+        aside.write_text(text + "\n")
+    return [*paths, folder / DESCRIPTION_NAME]
+
+
+def describe(
+    config: ConfigDict,
+    options: SamplingOptions,
+    exported: export.Exported,
+    to: ExportOptions,
+    step: int,
+) -> dict[str, Any]:
+    """What `export.json` says: how to call the program, and where it came from."""
+    classes = config.data.num_classes
+    meaning = f"0 to {classes - 1}; {classes} is no class" if classes else "ignored"
+    inputs = {
+        "weights": f"the arrays of {WEIGHTS_NAME} by name",
+        "seed": "uint32 []",
+        "first": "uint32 [], the number of the first image of this seed",
+        "labels": f"int32 [b], {meaning}",
+    }
+    if to.baked:
+        del inputs["weights"]
+    (output,) = exported.out_avals
+    return {
+        "sampler": SAMPLER_NAME,
+        "weights": None if to.baked else WEIGHTS_NAME,
+        "platforms": list(exported.platforms),
+        "call": f"jax.export.deserialize(bytearray).call({', '.join(inputs)})",
+        "inputs": inputs,
+        "output": f"{output.dtype} [{', '.join(map(str, output.shape))}]",
+        "train_step": step,
+        **dataclasses.asdict(options),
+        "network_calls": options.network_calls,
+        "git_commit": provenance.git_commit(),
+        "versions": provenance.versions("jax", "jaxlib", "numpy"),
+        "calling_convention_version": exported.calling_convention_version,
+        "config": portable_config(config),
+    }
+
+
+@contextlib.contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """A name to write to, renamed to `path` at the end; UserError if that fails."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield aside
+        aside.replace(path)
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", error)
+        raise UserError(f"{path} cannot be written: {why}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
