@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from multistep_cm import digests
 from multistep_cm.checkpoints import Checkpoints, Trees
+from multistep_cm.sharding import rules
 from multistep_cm.sharding.mesh import make_mesh
 from multistep_cm.sharding.rules import place_abstract, tree_shardings
 from tests.test_checkpoints import CONFIG, data_file, flip_bit, trees
@@ -24,6 +25,11 @@ pytestmark = pytest.mark.filterwarnings(
 
 Sizes = tuple[int, int, int]
 CUT: Sizes = (1, 8, 1)
+
+
+@pytest.fixture(autouse=True)
+def small_leaves_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "SMALLEST_CUT", 4096)
 
 
 def mesh_of(sizes: Sizes) -> Mesh:
