@@ -1,0 +1,254 @@
+"""Arrays out of a PyTorch file of tensors, without PyTorch and without running it.
+
+Such a file describes its tensors in a little stack language that can also name any
+function to call. Here the words are read, not executed: what is known to describe
+tensors is understood, and everything else is refused. Both layouts are read: the zip
+archive of PyTorch 1.6 and later, and the plain sequence before it.
+"""
+
+import collections
+import dataclasses
+import io
+import pickletools  # lists the words of a description; it calls nothing
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+DTYPES = {
+    "torch.DoubleStorage": "<f8",
+    "torch.FloatStorage": "<f4",
+    "torch.HalfStorage": "<f2",
+    "torch.LongStorage": "<i8",
+    "torch.IntStorage": "<i4",
+    "torch.ShortStorage": "<i2",
+    "torch.ByteStorage": "<u1",
+    "torch.BoolStorage": "?",
+}
+MAGIC = 0x1950A86A20F9469CFC6C
+VERSION = 1001
+
+
+@dataclasses.dataclass(frozen=True)
+class _Name:
+    """A function or class that the file names; it is never looked up."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Storage:
+    """A run of numbers, by the key under which its bytes lie."""
+
+    dtype: np.dtype[Any]
+    key: str
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+    """A view of a storage; offset and strides count numbers."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of a state dict, by name.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: not such a file, damaged, or it holds more than named tensors.
+    """
+    with Path(path).open("rb") as file:
+        try:
+            if zipfile.is_zipfile(file):
+                return _read_zip(file)
+            file.seek(0)
+            return _read_sequence(file)
+        except (
+            *(zipfile.BadZipFile, EOFError, NotImplementedError, RecursionError),
+            *(LookupError, TypeError, OverflowError, AttributeError, MemoryError),
+        ) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _read_zip(file: BinaryIO) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        found = [name for name in names if name.endswith("/data.pkl")]
+        if len(found) != 1:
+            raise ValueError("an archive, but not one of tensors")
+        folder = found[0].removesuffix("data.pkl")
+        if f"{folder}byteorder" in names:
+            order = archive.read(f"{folder}byteorder")
+            if order != b"little":
+                raise ValueError(f"its byte order is {order!r}, expected little")
+        described = _named_tensors(_interpret(io.BytesIO(archive.read(found[0]))))
+        bytes_of = {
+            tensor.storage.key: archive.read(f"{folder}data/{tensor.storage.key}")
+            for tensor in described.values()
+        }
+    return {name: _view(t, bytes_of[t.storage.key]) for name, t in described.items()}
+
+
+def _read_sequence(file: BinaryIO) -> dict[str, np.ndarray]:
+    if _interpret(file) != MAGIC or _interpret(file) != VERSION:
+        raise ValueError("no file of tensors")
+    system = _interpret(file)
+    if not system["little_endian"]:
+        raise ValueError("its byte order is big, expected little")
+    described = _named_tensors(_interpret(file))
+    storages = {t.storage.key: t.storage for t in described.values()}
+    bytes_of = {}
+    for key in _interpret(file):
+        count = int.from_bytes(_exactly(file, 8), "little")
+        if key not in storages or storages[key].count != count:
+            raise ValueError(f"storage {key} is not the one described")
+        bytes_of[key] = _exactly(file, count * storages[key].dtype.itemsize)
+    return {name: _view(t, bytes_of[t.storage.key]) for name, t in described.items()}
+
+
+def _exactly(file: BinaryIO, count: int) -> bytes:
+    data = file.read(count)
+    if len(data) != count:
+        raise ValueError("it ends too early")
+    return data
+
+
+def _named_tensors(described: Any) -> dict[str, _Tensor]:
+    if not isinstance(described, dict):
+        raise ValueError(f"it holds a {type(described).__name__}, not named tensors")
+    for name, value in described.items():
+        if not isinstance(name, str) or not isinstance(value, _Tensor):
+            raise ValueError(f"{name!r} in it is no tensor")
+    return described
+
+
+def _view(tensor: _Tensor, data: bytes) -> np.ndarray:
+    storage = tensor.storage
+    flat = np.frombuffer(data, storage.dtype)
+    if len(flat) != storage.count or len(tensor.shape) != len(tensor.strides):
+        raise ValueError(f"storage {storage.key} has another length than described")
+    reach = sum(
+        (size - 1) * stride
+        for size, stride in zip(tensor.shape, tensor.strides, strict=True)
+    )
+    numbers = (tensor.offset, *tensor.shape, *tensor.strides)
+    is_empty = 0 in tensor.shape
+    if min(numbers) < 0 or (not is_empty and tensor.offset + reach >= len(flat)):
+        raise ValueError("a tensor reaches out of its storage")
+    strides = [stride * storage.dtype.itemsize for stride in tensor.strides]
+    view = np.lib.stride_tricks.as_strided(
+        flat[tensor.offset :], tensor.shape, strides, writeable=False
+    )
+    return np.ascontiguousarray(view).reshape(tensor.shape)
+
+
+def _interpret(file: BinaryIO) -> Any:
+    """The value that the words up to the next STOP describe."""
+    stack: list[Any] = []
+    marks: list[int] = []
+    memo: dict[int, Any] = {}
+
+    def above_mark() -> list[Any]:
+        start = marks.pop()
+        values = stack[start:]
+        del stack[start:]
+        return values
+
+    argument: Any
+    for opcode, argument, _ in pickletools.genops(file):
+        word = opcode.name
+        if word == "STOP":
+            return stack.pop()
+        if word in ("PROTO", "FRAME"):
+            continue
+        if word == "MARK":
+            marks.append(len(stack))
+        elif word in CONSTANTS:
+            stack.append(CONSTANTS[word]())
+        elif word in LITERALS:
+            stack.append(argument)
+        elif word == "GLOBAL":
+            stack.append(_Name(argument.replace(" ", ".")))
+        elif word in ("BINPUT", "LONG_BINPUT"):
+            memo[argument] = stack[-1]
+        elif word == "MEMOIZE":
+            memo[len(memo)] = stack[-1]
+        elif word in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif word == "TUPLE":
+            stack.append(tuple(above_mark()))
+        elif word in TUPLES:
+            values = stack[-TUPLES[word] :]
+            del stack[-TUPLES[word] :]
+            stack.append(tuple(values))
+        elif word in ("SETITEMS", "APPENDS"):
+            values = above_mark()
+            _extend(stack[-1], values)
+        elif word == "SETITEM":
+            value, key = stack.pop(), stack.pop()
+            _extend(stack[-1], [key, value])
+        elif word == "APPEND":
+            value = stack.pop()
+            _extend(stack[-1], [value])
+        elif word == "BINPERSID":
+            stack.append(_storage(stack.pop()))
+        elif word == "REDUCE":
+            arguments, function = stack.pop(), stack.pop()
+            stack.append(_call(function, arguments))
+        elif word == "BUILD":
+            stack.pop()  # attributes, such as versions of layers
+        else:
+            raise ValueError(f"it holds {word}, which describes no tensor")
+    raise EOFError("it ends too early")
+
+
+CONSTANTS: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_DICT": dict,
+    "EMPTY_LIST": list,
+    "EMPTY_TUPLE": tuple,
+}
+LITERALS = {
+    *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
+    *("BINUNICODE", "SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING"),
+}
+TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+
+def _extend(container: Any, values: list[Any]) -> None:
+    if isinstance(container, dict):
+        container.update(zip(values[::2], values[1::2], strict=True))
+    elif isinstance(container, list):
+        container.extend(values)
+    else:
+        raise ValueError("it fills what is neither a dict nor a list")
+
+
+def _storage(identity: Any) -> _Storage:
+    kind, storage, key, _, count, *rest = identity
+    if kind != "storage" or storage.name not in DTYPES or any(rest):
+        raise ValueError(f"its storage {key!r} is of an unknown kind")
+    return _Storage(np.dtype(DTYPES[storage.name]), str(key), int(count))
+
+
+def _call(function: Any, arguments: tuple[Any, ...]) -> Any:
+    match function:
+        case _Name("collections.OrderedDict"):
+            return collections.OrderedDict(*arguments)
+        case _Name("torch._utils._rebuild_tensor_v2"):
+            storage, offset, shape, strides, *_ = arguments
+            if not isinstance(storage, _Storage):
+                raise ValueError("a tensor in it has no storage")
+            return _Tensor(storage, int(offset), tuple(shape), tuple(strides))
+        case _Name("torch._utils._rebuild_parameter"):
+            return arguments[0]
+    raise ValueError(f"it asks to call {function}, which makes no tensor")
