@@ -11,6 +11,7 @@ is for pixels that never change.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -50,6 +51,14 @@ class Moments:
         centred = features - mean
         return cls(len(features), mean, centred.T @ centred)
 
+    @classmethod
+    def of_statistics(
+        cls, mean: np.ndarray, covariance: np.ndarray, count: int
+    ) -> "Moments":
+        """Moments of `count` vectors with this mean and this unbiased covariance."""
+        mean, covariance = mean.astype(np.float64), covariance.astype(np.float64)
+        return cls(count, mean, covariance * (count - 1))
+
     def merge(self, other: "Moments") -> "Moments":
         """Moments of both sets together (Chan, Golub and LeVeque 1979).
 
@@ -75,6 +84,52 @@ class Moments:
             )
         return self.scatter / (self.count - 1)
 
+    @functools.cached_property
+    def root(self) -> np.ndarray:
+        """Symmetric square root of the covariance, float64 [dimension, dimension].
+
+        Eigenvalues that rounding made negative count as 0.
+        """
+        values, vectors = np.linalg.eigh(self.covariance)
+        return (vectors * np.sqrt(np.clip(values, 0.0, None))) @ vectors.T
+
+
+class RunningMoments:
+    """Moments of vectors that come a few at a time.
+
+    They are gathered to blocks first: merging costs as much as some thousand vectors.
+    """
+
+    def __init__(self, block: int = 2048) -> None:
+        self._block = block
+        self._waiting: list[np.ndarray] = []
+        self._total: Moments | None = None
+
+    def add(self, features: np.ndarray) -> None:
+        """Counts vectors [count, dimension]; count may be 0."""
+        if len(features):
+            self._waiting.append(features)
+        if sum(map(len, self._waiting)) >= self._block:
+            self._flush()
+
+    def merge(self, moments: Moments) -> None:
+        """Counts the vectors of which these are the moments; count may be 0."""
+        if moments.count:
+            merged = moments if self._total is None else self._total.merge(moments)
+            self._total = merged
+
+    def moments(self, dimension: int) -> Moments:
+        """Moments of all vectors so far; zeros where there are none."""
+        self._flush()
+        if self._total is None:
+            return Moments(0, np.zeros(dimension), np.zeros((dimension, dimension)))
+        return self._total
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self.merge(Moments.of(np.concatenate(self._waiting)))
+            self._waiting = []
+
 
 def frechet_distance(a: Moments, b: Moments) -> float:
     """The squared Fréchet distance of the module docstring, never below 0.
@@ -95,9 +150,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
                 f"than {dimension} samples; there are {side.count}: "
                 "use more images (evaluation.num_images)"
             )
-    cross = np.linalg.svd(
-        _square_root(a.covariance) @ _square_root(b.covariance), compute_uv=False
-    )
+    cross = np.linalg.svd(a.root @ b.root, compute_uv=False)
     shift = a.mean - b.mean
     distance = (
         shift @ shift
@@ -106,12 +159,6 @@ def frechet_distance(a: Moments, b: Moments) -> float:
         - 2.0 * cross.sum()
     )
     return max(0.0, float(distance))
-
-
-def _square_root(covariance: np.ndarray) -> np.ndarray:
-    """Symmetric square root; eigenvalues that rounding made negative count as 0."""
-    values, vectors = np.linalg.eigh(covariance)
-    return (vectors * np.sqrt(np.clip(values, 0.0, None))) @ vectors.T
 
 
 def _check_same_dimension(a: Moments, b: Moments) -> None:

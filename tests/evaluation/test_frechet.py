@@ -5,7 +5,7 @@ import pytest
 import scipy.linalg
 
 from multistep_cm.errors import UserError
-from multistep_cm.evaluation.frechet import Moments, frechet_distance
+from multistep_cm.evaluation.frechet import Moments, RunningMoments, frechet_distance
 
 
 def gaussian(mean: np.ndarray, covariance: np.ndarray, count: int = 10**6) -> Moments:
@@ -69,6 +69,29 @@ def test_merging_equals_one_pass_in_any_order() -> None:
         assert merged.count == 90
         np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-14)
         np.testing.assert_allclose(merged.scatter, whole.scatter, atol=1e-8)
+
+
+def test_running_moments_are_those_of_all() -> None:
+    features = np.random.default_rng(4).standard_normal((90, 5)) + 1e4
+    whole = Moments.of(features)
+    running = RunningMoments(block=8)
+    for part in np.split(features, [3, 3, 4, 40, 41, 70]):
+        running.add(part)
+    running.merge(Moments.of(features[:10]))
+    merged = running.moments(5)
+    expected = whole.merge(Moments.of(features[:10]))
+    assert merged.count == 100
+    np.testing.assert_allclose(merged.mean, expected.mean, rtol=1e-14)
+    np.testing.assert_allclose(merged.scatter, expected.scatter, atol=1e-8)
+    none = RunningMoments().moments(3)
+    assert (none.count, none.mean.shape, none.scatter.shape) == (0, (3,), (3, 3))
+
+
+def test_statistics_give_back_the_moments() -> None:
+    moments = Moments.of(np.random.default_rng(6).standard_normal((30, 4)))
+    again = Moments.of_statistics(moments.mean, moments.covariance, 30)
+    np.testing.assert_allclose(again.scatter, moments.scatter, rtol=1e-14)
+    np.testing.assert_allclose(again.root @ again.root, moments.covariance, atol=1e-14)
 
 
 def test_float32_features_are_summed_in_float64() -> None:
