@@ -10,13 +10,14 @@ is said to all before any goes on, so that none waits for another that has faile
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh
 
 from multistep_cm import digests
 from multistep_cm.errors import UserError
@@ -28,6 +29,7 @@ from multistep_cm.sharding.agreement import (
     wait_for_all,
 )
 from multistep_cm.sharding.distributed import is_main_process, say
+from multistep_cm.sharding.rules import place_abstract
 
 T = TypeVar("T")
 
@@ -136,11 +138,7 @@ class Checkpoints:
         checkpoint. Raises UserError when there are steps but none is good, and when a
         tree is of another model (naming the leaf).
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        check_same(
-            {"the list of steps in checkpoints/": steps},
-            "several processes need one folder that all of them share",
-        )
+        steps = self._steps()
         for step in steps:
             found, reason = self._try(step, targets)
             if found is not None:
@@ -151,6 +149,48 @@ class Checkpoints:
                 f"{self.directory}: none of the steps {steps} can be used (see above)"
             )
         return None
+
+    def verify(self, mesh: Mesh) -> Iterator[tuple[int, str]]:
+        """Each step, the newest first, and what is wrong with it; "" when nothing is.
+
+        One tree is read at a time, spread over the mesh.
+        """
+        for step in self._steps():
+            yield step, self._verify_step(step, mesh)
+
+    def _verify_step(self, step: int, mesh: Mesh) -> str:
+        folder = self.directory / str(step)
+
+        def stored_trees() -> Trees:
+            recorded = digests.DigestHandler().restore(folder / "digests")
+            read = ocp.StandardCheckpointHandler().metadata
+            return {
+                name: place_abstract(read(folder / name).tree, mesh)
+                for name in TREE_ITEMS
+                if name in recorded or (folder / name).exists()
+            }
+
+        trees, reason = _or_reason(stored_trees)
+        reasons = [*filter(None, gather_text(reason))]
+        if trees is None or reasons:
+            return reasons[0]
+        if not trees:
+            return "it holds no arrays"
+        for name, tree in trees.items():
+            found, reason = self._try(step, {name: tree})
+            del found
+            if reason:
+                return reason
+        return ""
+
+    def _steps(self) -> list[int]:
+        """All that are listed, the newest first; UserError when processes differ."""
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        check_same(
+            {"the list of steps in checkpoints/": steps},
+            "several processes need one folder that all of them share",
+        )
+        return steps
 
     def _try(self, step: int, targets: Trees) -> tuple["_Step | None", str]:
         """The step, or what is wrong with it: the same in every process."""
