@@ -2,10 +2,14 @@
 
   multistep-cm evaluate --workdir=runs/cd4
   multistep-cm evaluate --workdir=runs/teacher --num_steps=8,32,128 --sampler=ddim,addim
+  multistep-cm evaluate --workdir=runs/cd8 --num_images=50000 --features=inception \\
+      --inception_weights=weights-inception-2015-12-05-6726825d.pth
 
 Fréchet distance in the features of a classifier that is trained on the data (made once,
 kept in DIR/classifier.npz), its floor (real images against real images), accuracy of
-the classes, and the variance of the pixels. Rows go to DIR/evaluation.json.
+the classes, and the variance of the pixels. With --features=inception: FID, sFID,
+Inception Score, precision and recall, as docs/evaluation.md defines them. Rows go to
+DIR/evaluation.json.
 """
 
 import argparse
@@ -19,6 +23,7 @@ from multistep_cm.errors import UserError
 if TYPE_CHECKING:  # `--help` does not wait for JAX
     from ml_collections import ConfigDict
 
+    from multistep_cm.evaluation.fid_setup import FidOptions
     from multistep_cm.generation import SamplingOptions
 
 
@@ -42,6 +47,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.npz",
         help="where the classifier is kept (default DIR/classifier.npz)",
     )
+    add(
+        "--features",
+        default="classifier",
+        help="classifier (the default), inception (FID), or both: classifier,inception",
+    )
+    add("--inception_weights", type=Path, metavar="FILE", help="of the FID network")
+    add(
+        "--reference",
+        type=Path,
+        metavar="FILE.npz",
+        help="mu and sigma of the real images (default: measure the training split)",
+    )
+    add(
+        "--write_reference",
+        type=Path,
+        metavar="FILE.npz",
+        help="keep what was measured of the training split",
+    )
     add_process_arguments(parser)
 
 
@@ -53,6 +76,7 @@ def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         evaluate_run,
         load_reference,
     )
+    from multistep_cm.evaluation.fid_setup import make_meter
     from multistep_cm.reporting.tables import format_rows
     from multistep_cm.sharding.agreement import main_first, together
     from multistep_cm.sharding.distributed import say
@@ -61,8 +85,13 @@ def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     config, ways, num_images = together(
         lambda: check(arguments, overrides, classifier_path)
     )
-    # The first process trains the classifier and writes the file that others read.
-    classifier, reference = main_first(lambda: load_reference(config, classifier_path))
+    options = together(lambda: check_fid(arguments, config, num_images))
+    classifier = reference = None
+    if "classifier" in arguments.features.split(","):
+        # The first process trains it and writes the file that others read.
+        classifier, reference = main_first(
+            lambda: load_reference(config, classifier_path)
+        )
     rows = evaluate_run(
         arguments.workdir,
         ways,
@@ -71,8 +100,9 @@ def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         num_images,
         arguments.seed,
         overrides,
+        fid=None if options is None else make_meter(config, options),
     )
-    say(format_rows(rows, reference.floor))
+    say(format_rows(rows, None if reference is None else reference.floor))
     say(f"wrote {arguments.workdir / EVALUATION_NAME}")
     return 0
 
@@ -115,6 +145,35 @@ def check(
     make_mesh(config.mesh)  # complains before a classifier is trained
     check_checkpoint(arguments.workdir)
     return config, ways, num_images
+
+
+def check_fid(
+    arguments: argparse.Namespace, config: "ConfigDict", num_images: int
+) -> "FidOptions | None":
+    """What FID needs, read and checked; None where it is not asked for."""
+    from multistep_cm.commands.sample import make_folder
+    from multistep_cm.evaluation.fid_setup import fid_options
+    from multistep_cm.sharding.distributed import is_main_process
+
+    asked = arguments.features.split(",")
+    if not set(asked) <= {"classifier", "inception"}:
+        raise UserError(
+            f"--features is {arguments.features!r}, expected classifier, inception or "
+            "classifier,inception"
+        )
+    files = {
+        name: getattr(arguments, name)
+        for name in ("inception_weights", "reference", "write_reference")
+    }
+    if "inception" not in asked:
+        for name, path in files.items():
+            if path is not None:
+                raise UserError(f"--{name} is for FID: add --features=inception")
+        return None
+    options = fid_options(config, num_images, *files.values())
+    if options.write_to is not None and is_main_process():
+        make_folder(options.write_to.parent, "--write_reference")
+    return options
 
 
 def _words(text: str | None) -> list[str | None]:

@@ -135,13 +135,13 @@ def check(
     return config, options, labels
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Path, option: str = "--output") -> None:
     """Make it if absent; UserError, before the work is done, if it cannot be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"--output: folder {folder} cannot be made: {error.strerror}"
+            f"{option}: folder {folder} cannot be made: {error.strerror}"
         ) from error
 
 

@@ -15,8 +15,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from multistep_cm.evaluation import inception_score
 from multistep_cm.evaluation.frechet import Moments, RunningMoments
-from multistep_cm.evaluation.inception_score import SPLIT, ScoreSums
+from multistep_cm.evaluation.inception_score import ScoreSums
 from multistep_cm.sharding.agreement import has_others, wait_for_all
 from multistep_cm.sharding.mesh import (
     batch_sharding,
@@ -94,7 +95,7 @@ def activations(
     outlines = jax.eval_shape(extractor.taps, params, pixels)
     widths = {name: outlines[name].shape[1] for name in STATISTICS}
     pool, spatial = RunningMoments(), RunningMoments()
-    scores = ScoreSums(count, widths["logits_unbiased"], SPLIT)
+    scores = ScoreSums(count, widths["logits_unbiased"], inception_score.SPLIT)
     kept = [np.zeros((0, widths["2048"]), np.float32)]
     images = _batches(read, extractor.mesh, count, shape)
     for start, outputs in _one_ahead(

@@ -15,6 +15,7 @@ from multistep_cm.data.sources import all_examples, open_source
 from multistep_cm.errors import UserError
 from multistep_cm.evaluation.classifier import load_or_train
 from multistep_cm.evaluation.features import Classifier
+from multistep_cm.evaluation.fid import FidMeter
 from multistep_cm.evaluation.measure import Reference, make_reference, measure
 from multistep_cm.generation import (
     SamplingOptions,
@@ -63,11 +64,12 @@ def evaluate_run(
     workdir: Path,
     ways: Sequence[SamplingOptions],
     classifier: Classifier | None,
-    reference: Reference,
+    reference: Reference | None,
     num_images: int,
     seed: int,
     overrides: Mapping[str, str] = MappingProxyType({}),
     show: Callable[[Row, np.ndarray], None] = lambda row, images: None,
+    fid: FidMeter | None = None,
 ) -> list[Row]:
     """Sample the run's averaged weights in each way and measure; one row for each.
 
@@ -76,7 +78,9 @@ def evaluate_run(
 
     `overrides` are config keys that say how and where it is sampled, such as the mesh.
     Rows are also kept in `workdir/evaluation.json`, where they replace rows of the same
-    method and number of steps.
+    method and number of steps; what those measured of the same images is kept.
+
+    Without `reference` what it serves for is not measured; `fid` is measured if given.
     """
     config = override_config(read_config(workdir), overrides)
     _check_number(num_images, reference)
@@ -100,7 +104,13 @@ def evaluate_run(
             )
             seconds = time.perf_counter() - start
         known = labels if config.data.num_classes else None
-        row |= measure(classifier, reference, images, known)
+        row |= {"num_images": num_images}
+        if reference is not None:
+            row |= measure(classifier, reference, images, known)
+        if fid is not None:
+            shown = is_main_process()
+            with progress(f"FID of {name}", num_images, enabled=shown) as bar:
+                row |= fid.measure(images, bar.images_to)
         row |= {
             "images_per_second": num_images / seconds,
             "train_step": step,
@@ -115,8 +125,10 @@ def evaluate_run(
     return rows
 
 
-def _check_number(num_images: int, reference: Reference) -> None:
+def _check_number(num_images: int, reference: Reference | None) -> None:
     """Raise UserError, before images are drawn, when there will be too few."""
+    if reference is None:
+        return
     moments = [reference.pixels, reference.features]
     dimension = max(len(m.mean) for m in moments if m is not None)
     if num_images <= dimension:
@@ -136,22 +148,35 @@ def _row_name(config: ConfigDict, way: SamplingOptions) -> Row:
 
 
 def _identity(row: Row) -> tuple[Any, ...]:
-    """What makes two rows the same measurement."""
+    """What makes two rows the same way to sample."""
     keys = ("method", "steps", "guidance_scale", "x_variance")
     return tuple(row.get(key) for key in keys)
 
 
+def _images_of(row: Row) -> tuple[Any, ...]:
+    """What makes the images of two rows the same."""
+    return (*_identity(row), *map(row.get, ("train_step", "seed", "num_images")))
+
+
 def _keep(
-    path: Path, rows: Sequence[Row], classifier: Classifier | None, reference: Reference
+    path: Path,
+    rows: Sequence[Row],
+    classifier: Classifier | None,
+    reference: Reference | None,
 ) -> None:
+    old: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     new = {_identity(row) for row in rows}
-    old = json.loads(path.read_text())["rows"] if path.exists() else []
-    kept = [row for row in old if _identity(row) not in new]
+    others = [row for row in old.get("rows", []) if _identity(row) not in new]
+    measured = {_images_of(row): row for row in old.get("rows", [])}
+    floor, accuracy = old.get("floor"), old.get("classifier_accuracy")
+    if reference is not None:
+        floor = reference.floor
+        accuracy = classifier.test_accuracy if classifier else None
     results = {
-        "floor": reference.floor,
-        "classifier_accuracy": classifier.test_accuracy if classifier else None,
+        "floor": floor,
+        "classifier_accuracy": accuracy,
         "jax": jax.__version__,
         "numpy": np.__version__,
-        "rows": [*kept, *rows],
+        "rows": [*others, *(measured.get(_images_of(row), {}) | row for row in rows)],
     }
     write_text(path, json.dumps(results, indent=2) + "\n")

@@ -11,6 +11,11 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
     "pixel_frechet_distance": ("in pixels", "{:.4f}"),
     "class_accuracy": ("class accuracy", "{:.1%}"),
     "variance_ratio": ("variance ratio", "{:.3f}"),
+    "fid": ("FID", "{:.3f}"),
+    "sfid": ("sFID", "{:.3f}"),
+    "inception_score": ("IS", "{:.2f}"),
+    "precision": ("precision", "{:.3f}"),
+    "recall": ("recall", "{:.3f}"),
     "images_per_second": ("images/s", "{:,.0f}"),
 }
 """Key of a row to the heading and the format of its column."""
@@ -19,13 +24,19 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
 def format_rows(rows: Sequence[Mapping[str, Any]], floor: float | None) -> str:
     """A Markdown table of result rows, with the floor of the distance below it.
 
-    Numbers that a row does not have are left empty; without a floor there is no line.
+    Numbers that a row does not have are left empty, columns that no row fills are left
+    out; without a floor there is no line.
     """
-    lines = [[heading for heading, _ in COLUMNS.values()]]
+    columns = {
+        key: column
+        for key, column in COLUMNS.items()
+        if any(row.get(key) is not None for row in rows)
+    }
+    lines = [[heading for heading, _ in columns.values()]]
     lines += [
         [
             "" if row.get(key) is None else form.format(row[key])
-            for key, (_, form) in COLUMNS.items()
+            for key, (_, form) in columns.items()
         ]
         for row in rows
     ]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from multistep_cm.evaluation import activations as module
+from multistep_cm.evaluation import inception_score
 from multistep_cm.evaluation.activations import Extractor, activations
 from multistep_cm.evaluation.inception_score import SPLIT, ScoreSums
 from multistep_cm.sharding.mesh import make_mesh
@@ -29,7 +30,7 @@ def test_one_pass_equals_all_at_once(
     mesh: tuple[int, int, int], count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "IMAGES_PER_PART", 3)
-    monkeypatch.setattr(module, "SPLIT", 10)
+    monkeypatch.setattr(inception_score, "SPLIT", 10)
     images = tiny.make_images(count)
     params = tiny.make_params(48)
     sizes = dict(zip(("data", "fsdp", "tensor"), mesh, strict=True))
