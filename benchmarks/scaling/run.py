@@ -107,6 +107,8 @@ def write_tables(workdir: Path, document: Path) -> None:
     rows = [row for row in all_rows() if _plan_file(workdir, row).is_file()]
     plans = {row: json.loads(_plan_file(workdir, row).read_text()) for row in rows}
     printed = {row: (workdir / f"{row.name}.txt").read_text() for row in rows}
+    if not document.is_file():
+        raise UserError(f"--document: there is no file {document}")
     text = document.read_text()
     for name, table in (
         ("chips", chips_table(plans)),
