@@ -6,7 +6,7 @@
 Compiles the real train step for a TPU slice (the extra `tpu` brings the compiler; no
 TPU is needed) or for N simulated CPU devices. Says the memory of a device and whether
 it fits, FLOPs, collectives, and how fast a step can be; of each figure, whether it was
-compiled, counted, measured, published or estimated. What does not fit is compiled again
+compiled, counted, measured or estimated. What does not fit is compiled again
 with changes, until it does. Needs no data, no teacher and no --workdir.
 """
 

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from multistep_cm.errors import UserError
-from multistep_cm.planning.compiling import Compilation
+from multistep_cm.planning.compiling import Compilation, gib
 from multistep_cm.sharding.mesh import data_parallel_size
 
 Changes = dict[str, Any]
@@ -40,18 +40,25 @@ class Attempt:
 def search(
     config: ConfigDict,
     mesh: Mesh,
+    refused: Compilation,
     check: Callable[[ConfigDict], Mesh],
     compile_changed: Callable[[ConfigDict, Mesh], Compilation],
     announce: Callable[[str], None],
 ) -> list[Attempt]:
     """Compile one changed config after another until one fits; all that were tried.
 
-    `check` gives a config's mesh and raises UserError for one that cannot run; such
-    changes are passed over.
+    `refused` is what became of the config itself. `check` gives a config's mesh and
+    raises UserError for one that cannot run; such changes are passed over. So are
+    numbers of parts that cannot be enough: twice the parts need half of the memory at
+    best.
     """
-    attempts = []
+    attempts: list[Attempt] = []
+    least_parts = config.training.accumulation * _excess(refused)
     for changes in alternatives(config, mesh):
+        parts = changes.get("training.accumulation")
         changed = apply(config, changes)
+        if parts is not None and parts < least_parts:
+            continue
         try:
             changed_mesh = check(changed)
         except UserError:
@@ -62,9 +69,29 @@ def search(
         attempts.append(
             Attempt(changes, result.fits, result.used_bytes, result.seconds)
         )
+        announce(f"  {said(result)}")
         if result.fits:
             break
+        least_parts = changed.training.accumulation * _excess(result)
     return attempts
+
+
+def _excess(refused: Compilation) -> float:
+    """At least so many times too much; 1 when that is not known."""
+    if refused.used_bytes is None or refused.usable_bytes is None:
+        return 1.0
+    return refused.used_bytes / refused.usable_bytes
+
+
+def said(result: Compilation) -> str:
+    """What became of a compilation, in a few words."""
+    seconds = f"in {result.seconds:.0f} s"
+    if result.used_bytes is None:
+        return f"{'compiled' if result.fits else 'refused'} {seconds}"
+    needs = gib(result.used_bytes)
+    if result.fits:
+        return f"compiled {seconds}: needs {needs} of each device"
+    return f"refused {seconds}: needs at least {needs} of each device"
 
 
 def alternatives(config: ConfigDict, mesh: Mesh) -> Iterator[Changes]:

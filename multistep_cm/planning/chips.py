@@ -7,7 +7,7 @@ Sources:
   v4 from its paper (arXiv 2304.01433: 6 links of 50 GB/s), v3 from "A domain-specific
   supercomputer for training deep neural networks" (CACM 2020: 4 links of 656 Gbit/s).
 - `usable_bytes`: what the TPU compiler says that it has ("exceeds available HBM
-  (15.75G)"), asked of libtpu 0.0.42. A plan reads it again from the compiler if it can.
+  (15.75G)"), asked of libtpu 0.0.42. A plan asks its own compiler again.
 - `clock_hz`: estimated. Peak = multipliers x 2 x clock, with the matrix units of the
   pages (v6e and tpu7x: four units of 256 x 256 a device, the smallest number of which
   the compiler's cycles for a large product do not exceed the peak).

@@ -7,13 +7,15 @@ import time
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from multistep_cm.planning.chips import GIB
 from multistep_cm.training import setup
 from multistep_cm.training.compilation import abstract_frozen
 
-UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": GIB, "T": 1024 * GIB}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,13 +96,31 @@ def compile_config(config: ConfigDict, mesh: Mesh) -> Compilation:
     return Compilation(
         fits=True,
         used_bytes=memory.total if memory else None,
-        usable_bytes=None,
+        usable_bytes=ask_usable_bytes(mesh.devices.flat[0]),
         seconds=seconds,
         memory=memory,
         text=compiled.as_text() or "",
         flops=costs.get("flops"),
         bytes=costs.get("bytes accessed"),
     )
+
+
+def ask_usable_bytes(device: jax.Device) -> int | None:
+    """What a program may use of a device's memory, by the compiler; None if it does not
+    say.
+
+    The TPU compiler says it only of a program that needs more: here is one.
+    """
+    if device.platform != "tpu":
+        return None
+    where = jax.sharding.SingleDeviceSharding(device)
+    endless = jax.ShapeDtypeStruct((2**38,), jnp.float32, sharding=where)
+    try:
+        with _no_cache():
+            jax.jit(jnp.cumsum).lower(endless).compile()
+    except jax.errors.JaxRuntimeError as error:
+        return parse_refusal(str(error))[1]
+    return None
 
 
 def parse_refusal(message: str) -> tuple[int | None, int | None]:
@@ -120,6 +140,13 @@ def parse_refusal(message: str) -> tuple[int | None, int | None]:
             used = float(number) * UNITS[unit]
             return int(used), int(float(most) * UNITS[most_unit])
     return None, None
+
+
+def gib(size: int) -> str:
+    """Bytes as GiB, or as MiB where there are few."""
+    if abs(size) < 0.1 * GIB:
+        return f"{size / 1024**2:,.1f} MiB"
+    return f"{size / GIB:,.2f} GiB"
 
 
 @contextlib.contextmanager

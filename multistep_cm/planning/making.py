@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import os
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -22,6 +23,9 @@ from multistep_cm.sharding.distributed import say
 from multistep_cm.training import setup
 from multistep_cm.training.compilation import abstract_frozen
 from multistep_cm.training.methods import METHODS
+
+FLAGS = ("LIBTPU_INIT_ARGS", "XLA_FLAGS")
+"""Where compilers take flags from; see launch/xla_flags."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,11 +80,11 @@ def make_plan(
     fits = compiled.fits and (
         topology.chip is not None or (compiled.used_bytes or 0) <= usable
     )
-    say(f"{'compiled' if compiled.fits else 'refused'} in {compiled.seconds:.0f} s")
+    say(advice.said(compiled))
     tried: Sequence[Attempt] = ()
     if not fits and topology.chip and request.search:
         check = lambda changed: setup.check_config(changed, devices)  # noqa: E731
-        tried = advice.search(config, mesh, check, compile_step, say)
+        tried = advice.search(config, mesh, compiled, check, compile_step, say)
     reading = read_program(compiled.text, topology, config.training.steps_per_call)
     chip = topology.chip
     return Plan(
@@ -113,6 +117,7 @@ def make_plan(
         unknown_loops=reading.unknown_loops,
         roofline=make_roofline(reading, model_flops, hardware_flops, topology),
         chip_source=chip.source if chip else "",
+        compiler_flags={n: os.environ[n] for n in FLAGS if os.environ.get(n)},
         versions=versions(),
     )
 

@@ -5,16 +5,15 @@ import json
 from collections.abc import Mapping
 
 from multistep_cm.planning.advice import Attempt
-from multistep_cm.planning.chips import GIB
 from multistep_cm.planning.collectives import Collective
-from multistep_cm.planning.compiling import Memory
+from multistep_cm.planning.compiling import Memory, gib
 from multistep_cm.planning.roofline import Roofline
 
 PROVENANCE: Mapping[str, str] = {
     "parameters": "counted",
     "flops_per_step": "counted",
     "hardware_flops_per_step": "counted",
-    "hbm_per_device_bytes": "published",
+    "hbm_per_device_bytes": "compiled",
     "used_per_device_bytes": "compiled",
     "headroom_bytes": "compiled",
     "memory": "compiled",
@@ -35,8 +34,8 @@ PROVENANCE: Mapping[str, str] = {
 """Where a figure of a plan comes from.
 
 counted: by us, from shapes and from the jaxpr. compiled: read in the compiled program,
-or said of it by the compiler. measured: here and now. published: a public figure of the
-chip. estimated: made of the others and of public figures, or the compiler's own guess.
+or said by the compiler. measured: here and now. estimated: made of the others and of
+public figures of the chip, or the compiler's own guess.
 """
 
 
@@ -61,6 +60,7 @@ class Plan:
         unknown_loops: loops that count once, because their length cannot be read.
         roofline: None without a chip, or when it does not fit.
         tried: changed configs that were compiled, because this one does not fit.
+        compiler_flags: variables of the environment that change what is compiled.
     """
 
     topology: str
@@ -90,6 +90,7 @@ class Plan:
     unknown_loops: tuple[str, ...]
     roofline: Roofline | None
     chip_source: str
+    compiler_flags: Mapping[str, str]
     versions: Mapping[str, str]
 
     @property
@@ -124,13 +125,6 @@ def verdict(plan: Plan) -> str:
     if plan.tried:
         return f"{sentence}; nor does {plan.tried[-1].flags}: take more devices"
     return f"{sentence}; no other config was tried"
-
-
-def gib(size: int) -> str:
-    """Bytes as GiB, or as MiB where there are few."""
-    if abs(size) < 0.1 * GIB:
-        return f"{size / 1024**2:,.1f} MiB"
-    return f"{size / GIB:,.2f} GiB"
 
 
 def to_json(plan: Plan) -> str:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from multistep_cm.planning.plan import Plan, gib, provenance, verdict
+from multistep_cm.planning.compiling import gib
+from multistep_cm.planning.plan import Plan, provenance, verdict
 from multistep_cm.reporting.tables import align
 
 Row = tuple[str, str, str]

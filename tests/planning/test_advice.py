@@ -14,6 +14,8 @@ from multistep_cm.sharding.mesh import make_mesh
 from multistep_cm.training import setup
 from tests.training.tiny import tiny_config
 
+REFUSED = Compilation(False, None, None, 1.0)
+
 
 def check(config: ConfigDict) -> Mesh:
     return setup.check_config(config, jax.devices()[:8])
@@ -68,12 +70,16 @@ def test_the_search_ends_with_the_first_that_fits() -> None:
     said: list[str] = []
     half = compiler(lambda c: 300 // c.training.accumulation, seen)
     mesh = make_mesh(config.mesh, jax.devices()[:8])
-    attempts = search(config, mesh, check, half, said.append)
-    assert [attempt.used_bytes for attempt in attempts] == [300, 300, 150, 75]
-    assert [attempt.fits for attempt in attempts] == [False, False, False, True]
+    attempts = search(config, mesh, REFUSED, check, half, said.append)
+    # Two parts cannot be enough for three times the memory.
+    assert [attempt.used_bytes for attempt in attempts] == [300, 300, 75]
+    assert [attempt.fits for attempt in attempts] == [False, False, True]
     assert seen[-1].training.accumulation == 4
     assert seen[-1].model.remat == "full"
-    assert said[0] == "trying --config.mesh.data=1 --config.mesh.fsdp=-1 .."
+    assert said[:2] == [
+        "trying --config.mesh.data=1 --config.mesh.fsdp=-1 ..",
+        "  refused in 1 s: needs at least 0.0 MiB of each device",
+    ]
     assert config.training.accumulation == 1
 
 
@@ -84,7 +90,7 @@ def test_changes_that_cannot_run_are_passed_over() -> None:
     seen: list[ConfigDict] = []
     never = compiler(lambda c: 300, seen)
     mesh = make_mesh(config.mesh, jax.devices()[:8])
-    assert not search(config, mesh, check, never, lambda _: None)
+    assert not search(config, mesh, REFUSED, check, never, lambda _: None)
     assert not seen
 
 

@@ -65,7 +65,7 @@ def test_too_much_is_refused_and_the_remedy_found(tmp_path: Path) -> None:
     done = plan(
         "--config=configs/digits.py:stage=teacher",
         "--topology=v5e:1x1",
-        "--config.training.batch_size=1048576",
+        "--config.training.batch_size=32768",
         "--config.model.remat=full",
         "--config.model.scan_blocks=True",
         f"--output={path}",
