@@ -177,6 +177,8 @@ def _mesh() -> ConfigDict:
 def load_config(specification: str, overrides: Mapping[str, str]) -> ConfigDict:
     """`FILE[:arguments]` and `{"training.num_steps": "10"}` to a locked config.
 
+    FILE is Python, or the `config.json` of a run, which takes no arguments.
+
     Raises UserError for a file that is missing or does not load, arguments that the
     file refuses, unknown keys (with the nearest) and values of the wrong type.
     """
@@ -184,6 +186,8 @@ def load_config(specification: str, overrides: Mapping[str, str]) -> ConfigDict:
     path = Path(name)
     if not path.is_file():
         raise UserError(f"--config: there is no file {name}")
+    if path.suffix == ".json":
+        return _load_json(path, arguments, overrides)
     module_spec = importlib.util.spec_from_file_location("config_file", path)
     if module_spec is None or module_spec.loader is None:
         raise UserError(f"--config: {name} is not a Python file (expected *.py)")
@@ -207,6 +211,15 @@ def load_config(specification: str, overrides: Mapping[str, str]) -> ConfigDict:
     for key, text in overrides.items():
         override(config, key, text)
     return config.lock()
+
+
+def _load_json(path: Path, arguments: str, overrides: Mapping[str, str]) -> ConfigDict:
+    if arguments:
+        raise UserError(f"--config: {path} is JSON and takes no arguments: {arguments}")
+    config = from_json(path.read_text(), str(path))
+    for key, text in overrides.items():
+        override(config, key, text)
+    return config
 
 
 def parse_arguments(arguments: str, **defaults: Any) -> dict[str, Any]:
