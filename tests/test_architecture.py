@@ -51,7 +51,8 @@ ROOMS: dict[str, set[str]] = {
 }
 ROOMS["training"] = set(ROOMS)
 ROOMS["evaluation"] = set(ROOMS)
-ROOMS["planning"] = set(ROOMS) - {"evaluation"}
+ROOMS["inspection"] = set(ROOMS)
+ROOMS["planning"] = set(ROOMS) - {"evaluation", "inspection"}
 ROOMS["commands"] = set(ROOMS)
 
 # The pure rooms may import nothing from outside but these, and no clock, file or log.

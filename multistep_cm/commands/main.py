@@ -18,6 +18,7 @@ COMMANDS = {
     "sample": "draw images from a trained run, as a picture or an .npz",
     "evaluate": "measure a trained run: Fréchet distance, class accuracy, variance",
     "export": "write a run's sampler as a file that needs jax alone, or its weights",
+    "report": "a page that shows a run or compares several: curves, samples, numbers",
     "verify": "check every checkpoint of a run: are all bytes those that were saved?",
     "plan": "what a config costs on a TPU slice, before anyone pays for it",
 }

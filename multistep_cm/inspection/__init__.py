@@ -1,0 +1,1 @@
+"""What finished runs hold, read and drawn for a report."""

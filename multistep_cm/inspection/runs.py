@@ -1,0 +1,177 @@
+"""What the files of a workdir say of its run, and what they do not."""
+
+import dataclasses
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from multistep_cm.config import flatten
+from multistep_cm.errors import UserError
+from multistep_cm.evaluation.evaluate import EVALUATION_NAME
+from multistep_cm.reporting.content import Measured, Missing, Run
+from multistep_cm.reporting.curves import as_number
+from multistep_cm.reporting.metrics import METRICS_FILE, read_jsonl
+from multistep_cm.training.methods import METHODS
+from multistep_cm.training.setup import OVERVIEW_NAME
+from multistep_cm.workdir import CONFIG_NAME, override_config, read_config
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+    """One run as its files tell it; nothing is drawn yet.
+
+    Attributes:
+      path: the folder, as it was named.
+      config: of the run.
+      run: what a report shows of it.
+      measured: its numbers; no rows when it was not evaluated.
+      missing: what its files do not hold.
+    """
+
+    path: Path
+    config: ConfigDict
+    run: Run
+    measured: Measured
+    missing: Sequence[Missing]
+
+    @property
+    def is_student(self) -> bool:
+        """Whether it jumps whole segments."""
+        return METHODS[self.config.method].is_student
+
+
+def read_workdirs(paths: Sequence[Path], overrides: Mapping[str, str]) -> list[Workdir]:
+    """Every run, in the order given, each folder once.
+
+    `overrides` are config keys that say where it is sampled, such as the mesh.
+    Raises UserError for a folder that does not exist or is no workdir, and for an
+    `evaluation.json` that is none.
+    """
+    paths = list({path.resolve(): path for path in paths}.values())
+    names = short_names(paths)
+    return [
+        _read_workdir(path, name, overrides)
+        for path, name in zip(paths, names, strict=True)
+    ]
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """The last parts of each path, as many as tell all of them apart."""
+    parts = [path.resolve().parts for path in paths]
+    for count in range(1, max(map(len, parts), default=1) + 1):
+        names = ["/".join(part[-count:]) for part in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def read_measured(workdir: Path, name: str) -> Measured:
+    """The numbers of a run; no rows when there is no `evaluation.json`.
+
+    Raises UserError for a file of another form.
+    """
+    path = workdir / EVALUATION_NAME
+    try:
+        values = json.loads(path.read_text())
+    except FileNotFoundError:
+        return Measured(name, (), {})
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): evaluate again") from error
+    rows = values.pop("rows", None) if isinstance(values, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f'{path} holds no list "rows" of results: evaluate again')
+    return Measured(name, rows, values)
+
+
+def teachers_beside(workdirs: Sequence[Workdir]) -> list[Measured]:
+    """Numbers of teachers that are not among the runs but are still where they were."""
+    known = {workdir.path.resolve() for workdir in workdirs}
+    found = {}
+    for workdir in workdirs:
+        path = Path(workdir.config.teacher.workdir or workdir.path)
+        if path.resolve() not in known and path.is_dir():
+            found[path.resolve()] = read_measured(path, f"{path.name} (teacher)")
+    return [measured for measured in found.values() if measured.rows]
+
+
+def newest_step(workdir: Path) -> int | None:
+    """The last step that was saved; None without checkpoints."""
+    folder = workdir / "checkpoints"
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdigit()), default=None)
+
+
+def command(name: str, *words: str) -> str:
+    """A command line that can be pasted."""
+    return shlex.join(["multistep-cm", name, *words])
+
+
+def train_command(workdir: Path) -> str:
+    """Trains the run of a workdir, or goes on with it."""
+    return command("train", f"--config={workdir / CONFIG_NAME}", f"--workdir={workdir}")
+
+
+def evaluate_command(workdir: Path, *words: str) -> str:
+    """Measures the run of a workdir."""
+    return command("evaluate", f"--workdir={workdir}", *words)
+
+
+def _read_workdir(path: Path, name: str, overrides: Mapping[str, str]) -> Workdir:
+    config = override_config(read_config(path), overrides)
+    metrics = read_jsonl(path / METRICS_FILE) if (path / METRICS_FILE).exists() else []
+    measured = read_measured(path, name)
+    missing = []
+    if not metrics:
+        missing.append(Missing(f"{path} holds no {METRICS_FILE}, so no losses"))
+    if not measured.rows:
+        what = f"{path} holds no {EVALUATION_NAME}, so no numbers: evaluate it"
+        missing.append(Missing(what, evaluate_command(path)))
+    run = Run(name, _facts(path, config, metrics), flatten(config), metrics)
+    return Workdir(path, config, run, measured, missing)
+
+
+def _facts(
+    path: Path, config: ConfigDict, metrics: Sequence[Mapping[str, Any]]
+) -> dict[str, str]:
+    """What to know of a run before its curves."""
+    method, data, training = config.method, config.data, config.training
+    if METHODS[method].is_student:
+        steps = config.consistency.student_steps
+        kind = f"{method}, a student of {steps} step{'s' if steps > 1 else ''}"
+    else:
+        kind = f"{method}, a diffusion model"
+    classes = f", {data.num_classes} classes" if data.num_classes else ""
+    size = f"{data.image_size}x{data.image_size}x{data.channels}"
+    step, last = newest_step(path), metrics[-1]["step"] if metrics else None
+    rates = [as_number(row.get("images_per_second")) for row in metrics]
+    rate = sorted(rate for rate in rates if rate is not None)
+    facts = {
+        "method": kind,
+        "workdir": str(path),
+        "data": f"{data.name}, {size}{classes}",
+        "network": f"{config.model.name}{_parameters(path)}",
+        "trained": f"{last or 0:,} of {training.num_steps:,} steps, "
+        f"batch {training.batch_size:,}",
+        "newest checkpoint": "none" if step is None else f"step {step:,}",
+    }
+    if config.teacher.workdir:
+        facts["teacher"] = config.teacher.workdir
+    loss = as_number(metrics[-1].get("loss")) if metrics else None
+    if loss is not None:
+        facts["last loss"] = f"{loss:.4g}"
+    if rate:
+        facts["speed of training"] = f"{rate[len(rate) // 2]:,.0f} images/s (median)"
+    return facts
+
+
+def _parameters(path: Path) -> str:
+    """The total of `parameters.txt`, where there is one."""
+    overview = path / OVERVIEW_NAME
+    text = overview.read_text() if overview.exists() else ""
+    found = re.search(r"Total: ([\d,]+)", text)
+    return f", {found[1]} parameters" if found else ""
