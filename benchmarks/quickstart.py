@@ -3,9 +3,9 @@
   python -m benchmarks.quickstart [--workdir=runs/quickstart] [--config.key=value ..]
 
 Trains a diffusion teacher, distils it into students of 8, 4, 2 and 1 steps (CD), trains
-a student without a teacher (CT), measures all of them and draws them from the same
-noise. Runs that are finished are not trained again, so it can be stopped and started.
-Overrides are applied to every run.
+a student without a teacher (CT), measures all of them, draws them from the same noise
+and makes a page of it, report.html. Runs that are finished are not trained again, so it
+can be stopped and started. Overrides are applied to every run.
 """
 
 import argparse
@@ -25,6 +25,13 @@ from multistep_cm.data.sources import all_examples, open_source
 from multistep_cm.errors import UserError
 from multistep_cm.evaluation.evaluate import Row, evaluate_run, load_reference
 from multistep_cm.generation import SamplingOptions, sampling_options
+from multistep_cm.inspection.collect import (
+    REPORT_NAME,
+    make_report,
+    sample_pictures,
+    write_report,
+)
+from multistep_cm.reporting import content
 from multistep_cm.reporting.grids import comparison_grid, save_png
 from multistep_cm.reporting.tables import format_rows
 from multistep_cm.training.loop import train
@@ -32,6 +39,9 @@ from multistep_cm.workdir import read_config, write_text
 
 CONFIG = Path(__file__).parents[1] / "configs" / "digits.py"
 STUDENTS = (("cd", 8), ("cd", 4), ("cd", 2), ("cd", 1), ("ct", 4))
+SEED = 1
+"""Of the noise that every model starts from."""
+
 TEACHER_WAYS = ("ddim", "addim")
 Strip: TypeAlias = tuple[str, np.ndarray]
 """A row of the picture: its name and images, uint8 [columns, ...]."""
@@ -79,11 +89,13 @@ def quickstart(workdir: Path, overrides: Mapping[str, str]) -> int:
     write_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
     config = read_config(workdir / "teacher")
     draw(workdir / "samples.png", strips, config)
+    write_page(workdir, strips, config)
     print()
     print(format_rows(rows, floor))
     print(f"\nminutes: {(time.perf_counter() - start) / 60:.1f}")
     print(f"table:    {workdir / 'results.json'}")
     print(f"pictures: {workdir / 'samples.png'}")
+    print(f"report:   {workdir / REPORT_NAME}")
     return 0
 
 
@@ -124,7 +136,7 @@ def measure_all(workdir: Path) -> tuple[list[Row], float | None, list[Strip]]:
     for folder, ways in all_ways(workdir):
         number = config.evaluation.num_images
         rows += evaluate_run(
-            folder, ways, classifier, reference, number, seed=1, show=show
+            folder, ways, classifier, reference, number, SEED, show=show
         )
     return rows, reference.floor, strips
 
@@ -162,6 +174,17 @@ def draw(path: Path, strips: Sequence[Strip], config: ConfigDict) -> None:
     """One row a model, all from the same noise, under a row of real images."""
     names = [str(i % config.data.num_classes) for i in shown_images(config)]
     save_png(path, comparison_grid(strips, column_labels=names))
+
+
+def write_page(workdir: Path, strips: Sequence[Strip], config: ConfigDict) -> None:
+    """The report of all runs, with the pictures that there are already."""
+    print("\n== report", flush=True)
+    folders = [folder for folder, _ in all_ways(workdir)]
+    names = [str(i % config.data.num_classes) for i in shown_images(config)]
+    samples = sample_pictures(names, [content.Strip(*strip) for strip in strips])
+    write_report(
+        workdir / REPORT_NAME, make_report(folders, seed=SEED, samples=samples)
+    )
 
 
 if __name__ == "__main__":

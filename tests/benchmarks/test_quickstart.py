@@ -55,7 +55,14 @@ def test_the_whole_job(
         assert row["images_per_second"] > 0
     assert results["floor"] > 0
     assert (tmp_path / "samples.png").stat().st_size > 0
-    assert "samples.png" in capsys.readouterr().out
+    page = (tmp_path / "report.html").read_text()
+    for row in results["rows"]:
+        assert f'value="{row["frechet_distance"]!r}"' in page
+    # Samples of four ways and real ones, and the trajectories of three runs.
+    assert page.count("data:image/png;base64,") == 1 + len(methods) + 3 * 2 * 3
+    said = capsys.readouterr().out
+    assert "samples.png" in said
+    assert "report.html" in said
 
     # A second time nothing is trained again.
     written = (tmp_path / "cd2" / "metrics.jsonl").read_bytes()
