@@ -112,6 +112,8 @@ def _consistency() -> ConfigDict:
     consistency.multiscale = 0  # 2x2 average pools that count in the loss too
     consistency.same_dropout = True  # one mask for student and target
     consistency.target_decay = 0.0  # average that makes targets; 0: the student itself
+    consistency.guidance_scale = 0.0  # of CD's teacher; 0: none
+    consistency.guidance_interval = (0.0, 1.0)  # the times t that are guided
     return consistency
 
 
@@ -150,6 +152,7 @@ def _sampling() -> ConfigDict:
     sampling.method = "ddim"  # ddim, addim, heun or ancestral; students: ddim
     sampling.num_steps = 128  # students: their student_steps
     sampling.guidance_scale = 0.0
+    sampling.guidance_interval = (0.0, 1.0)  # the times t that are guided
     sampling.x_variance = "analytic"  # what aDDIM puts back; or measured, times eta
     sampling.eta = 0.75
     sampling.every_steps = 0  # grids while training; 0 is at the end only

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from multistep_cm import factory
 from multistep_cm.data.sources import open_source
 from multistep_cm.diffusion import samplers
-from multistep_cm.diffusion.guidance import guided_denoiser
+from multistep_cm.diffusion.guidance import ALWAYS, Interval, guided_denoiser
 from multistep_cm.diffusion.x_variance import measure_x_variance, table_x_variance
 from multistep_cm.errors import UserError
 from multistep_cm.losses.signature import Params
@@ -39,16 +39,17 @@ MEASURED_EXAMPLES = 512
 
 @dataclasses.dataclass(frozen=True)
 class SamplingOptions:
-    """How to sample: method, number of steps, strength of guidance, aDDIM's x_var."""
+    """How to sample: method, number of steps, strength and times of guidance, x_var."""
 
     method: samplers.Method
     num_steps: int
     guidance_scale: float = 0.0
     x_variance: str = "analytic"
+    guidance_interval: Interval = ALWAYS
 
     @property
     def network_calls(self) -> int:
-        """Network calls for one image; guidance doubles the batch of each."""
+        """Network calls for one image; guidance doubles the batch of those guided."""
         return samplers.network_calls(self.method, self.num_steps)
 
 
@@ -62,14 +63,21 @@ def sampling_options(
     """The config's way to sample, or what is asked for instead.
 
     Raises UserError for an unknown method, for a step count or method that a student
-    was not trained for, and for guidance of a model that has no classes.
+    was not trained for, and for guidance of a model that knows no classes, or nothing
+    but classes.
     """
     sampling = config.sampling
     scale = sampling.guidance_scale if guidance_scale is None else guidance_scale
+    interval = sampling.guidance_interval
     if not scale >= 0:
         raise UserError(f"guidance_scale is {scale}, expected at least 0")
     if scale and not config.data.num_classes:
         raise UserError(f"guidance_scale is {scale}, but the model has no classes")
+    if scale and not config.training.label_dropout:
+        raise UserError(
+            f"guidance_scale is {scale}, but the model was trained with "
+            "training.label_dropout = 0: it knows no prediction without a class"
+        )
     known = get_args(samplers.Method)
     if method is not None and method not in known:
         raise UserError(f"sampler is {method!r}, expected: {', '.join(known)}")
@@ -79,7 +87,7 @@ def sampling_options(
             raise UserError(f"num_steps is {num_steps}, expected at least 1")
         chosen = cast(samplers.Method, method or sampling.method)
         x_variance = x_variance or sampling.x_variance
-        return SamplingOptions(chosen, num_steps, scale, x_variance)
+        return SamplingOptions(chosen, num_steps, scale, x_variance, interval)
     trained = config.consistency.student_steps
     if num_steps not in (None, trained):
         raise UserError(
@@ -91,7 +99,7 @@ def sampling_options(
             f"sampler is {method!r}, but a student jumps whole segments by algorithm "
             "2, which is 'ddim'"
         )
-    return SamplingOptions("ddim", trained, scale)
+    return SamplingOptions("ddim", trained, scale, guidance_interval=interval)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +206,7 @@ def make_generate(
             lambda z_t, t, cond: predict(params, z_t, t, cond, None),
             options.guidance_scale,
             null_label=num_classes,
+            interval=options.guidance_interval,
         )
         z_1 = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
         z_0 = samplers.sample(

@@ -60,6 +60,7 @@ NOT_NEGATIVE = (
     "consistency.anneal_steps",
     "consistency.eta",
     "consistency.multiscale",
+    "consistency.guidance_scale",
     "training.warmup_steps",
     "sampling.guidance_scale",
     "sampling.eta",
@@ -94,9 +95,12 @@ def validate(config: ConfigDict) -> None:
         raise UserError(
             f"config key data.range is {config.data.range}, expected (low, high)"
         )
+    for key in ("sampling.guidance_interval", "consistency.guidance_interval"):
+        _check_interval(key, flat[key])
     _check_steps(config)
     if METHODS[config.method].is_student:
         _check_consistency(config)
+    _check_guidance(config)
     try:
         check_model(config.model, config.data.image_size)
     except ValueError as error:
@@ -109,6 +113,14 @@ def _check_range(
     for key in keys:
         if not holds(flat[key]):
             raise UserError(f"config key {key} is {flat[key]}, expected {expected}")
+
+
+def _check_interval(key: str, interval: tuple[float, ...]) -> None:
+    if len(interval) != 2 or not 0 <= interval[0] < interval[1] <= 1:
+        raise UserError(
+            f"config key {key} is {interval}, expected (low, high) with "
+            "0 <= low < high <= 1: the times t that are guided"
+        )
 
 
 def _check_steps(config: ConfigDict) -> None:
@@ -152,6 +164,21 @@ def _check_consistency(config: ConfigDict) -> None:
         raise UserError(
             f"config key teacher.workdir is empty, but method {config.method} needs a "
             "trained teacher: pass --config.teacher.workdir=DIR"
+        )
+
+
+def _check_guidance(config: ConfigDict) -> None:
+    """Only what CD learns from can be guided, and only away from "no class"."""
+    scale = config.consistency.guidance_scale
+    if scale and config.method != "cd":
+        raise UserError(
+            f"config key consistency.guidance_scale is {scale}, but method "
+            f"{config.method} guides no teacher: expected 0, or method cd"
+        )
+    if scale and not config.data.num_classes:
+        raise UserError(
+            f"config key consistency.guidance_scale is {scale}, but the model has no "
+            "classes to guide to (data.num_classes = 0)"
         )
 
 

@@ -143,3 +143,18 @@ def test_measured_x_variance_is_of_the_training_images(
     ]
     assert all(np.isfinite(value) and value >= 0 for value in values)
     assert any(values)
+
+
+def test_guidance_has_an_interval() -> None:
+    config = config_with(sampling__guidance_interval=(0.2, 0.8))
+    options = sampling_options(config, guidance_scale=1.0)
+    assert options == SamplingOptions("ddim", 128, 1.0, "analytic", (0.2, 0.8))
+    config.method = "ct"
+    assert sampling_options(config).guidance_interval == (0.2, 0.8)
+
+
+def test_guidance_needs_a_model_that_saw_images_without_labels() -> None:
+    config = config_with(training__label_dropout=0.0)
+    assert sampling_options(config).guidance_scale == 0
+    with pytest.raises(UserError, match=r"label_dropout = 0: it knows no prediction"):
+        sampling_options(config, guidance_scale=0.5)

@@ -98,3 +98,36 @@ def test_a_grid_that_shrinks_counts_where_it_is_smallest() -> None:
     validate(config_with(values))
     message = said(config_with(values | {"consistency.student_steps": 9}))
     assert "student_steps is 9, more than the 8 steps" in message
+
+
+@pytest.mark.parametrize("section", ["sampling", "consistency"])
+@pytest.mark.parametrize("interval", [(0.5, 0.5), (0.8, 0.2), (-0.1, 1.0), (0.0, 1.1)])
+def test_guided_times_are_an_interval(
+    section: str, interval: tuple[float, float]
+) -> None:
+    key = f"{section}.guidance_interval"
+    message = said(config_with({key: interval}))
+    assert f"{key} is {interval}, expected (low, high)" in message
+    validate(config_with({key: (0.2, 0.8)}))
+
+
+@pytest.mark.parametrize("interval", [(0.5,), (0.1, 0.2, 0.3)])
+def test_an_interval_has_two_ends(interval: tuple[float, ...]) -> None:
+    message = said(config_with({"sampling.guidance_interval": interval}))
+    assert "expected (low, high)" in message
+
+
+GUIDED = {"consistency.guidance_scale": 1.0, "teacher.workdir": "some"}
+
+
+def test_only_cd_guides_its_teacher() -> None:
+    validate(config_with({**GUIDED, "method": "cd"}))
+    for method in ("denoising", "ct", "progressive", "tract"):
+        message = said(config_with({**GUIDED, "method": method}))
+        assert f"method {method} guides no teacher" in message
+
+
+def test_a_teacher_is_guided_to_classes() -> None:
+    unconditional = {"method": "cd", "data.num_classes": 0, "data.label_key": ""}
+    validate(config_with({**unconditional, "teacher.workdir": "some"}))
+    assert "no classes to guide to" in said(config_with({**GUIDED, **unconditional}))

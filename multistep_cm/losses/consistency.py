@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from multistep_cm.diffusion import ddim, timesteps
+from multistep_cm.diffusion.guidance import Guidance
 from multistep_cm.diffusion.parameterization import add_noise, per_example
 from multistep_cm.diffusion.schedules import Schedule
 from multistep_cm.losses.hops import make_hop
@@ -29,7 +30,11 @@ from multistep_cm.losses.signature import Batch, Loss, Metrics, Params, Predict
 
 
 def make_consistency_loss(
-    predict: Predict, schedule: Schedule, options: ConsistencyOptions, distill: bool
+    predict: Predict,
+    schedule: Schedule,
+    options: ConsistencyOptions,
+    distill: bool,
+    null_label: int = 0,
 ) -> Loss:
     """Algorithm 1 as a `Loss`; `distill` is CD and reads `frozen["teacher_params"]`.
 
@@ -37,8 +42,11 @@ def make_consistency_loss(
     that one compiled step serves the students of every K.
     The student's two calls share weights (unless `target_decay` says otherwise) and
     dropout mask; the target carries no gradient; the teacher runs without dropout.
+    A guided teacher takes `null_label` for "no class"; the student is never guided and
+    learns what the guidance makes.
     """
-    hop = make_hop(predict, schedule, options.hop, options.eta)
+    guidance = Guidance(options.guidance_scale, null_label, options.guidance_interval)
+    hop = make_hop(predict, schedule, options.hop, options.eta, guidance)
 
     def loss(
         params: Params, batch: Batch, keys: jax.Array, step: jax.Array, frozen: Params

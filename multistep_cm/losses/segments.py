@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from multistep_cm.diffusion import timesteps
+from multistep_cm.diffusion.guidance import ALWAYS, Interval
 from multistep_cm.diffusion.karras import draw_karras_times
 from multistep_cm.diffusion.parameterization import per_example
 from multistep_cm.diffusion.schedules import Schedule
@@ -41,6 +42,8 @@ class ConsistencyOptions:
         same_dropout: student and target calls share one dropout mask.
         target_decay: decay of the average of the student's weights that makes the
             target, `frozen["target_params"]`; 0 is the student itself (the paper).
+        guidance_scale: of the teacher of CD; 0 is none.
+        guidance_interval: the times t of its calls that are guided.
     """
 
     student_steps: int
@@ -57,6 +60,8 @@ class ConsistencyOptions:
     multiscale: int = 0
     same_dropout: bool = True
     target_decay: float = 0.0
+    guidance_scale: float = 0.0
+    guidance_interval: Interval = ALWAYS
 
 
 def num_teacher_steps(step: ArrayLike, options: ConsistencyOptions) -> jax.Array:

@@ -41,7 +41,10 @@ def _denoising(predict: Predict, schedule: Schedule, config: ConfigDict) -> Loss
 
 def _distillation(predict: Predict, schedule: Schedule, config: ConfigDict) -> Loss:
     options = ConsistencyOptions(**config.consistency)
-    return make_consistency_loss(predict, schedule, options, distill=True)
+    classes = config.data.num_classes
+    return make_consistency_loss(
+        predict, schedule, options, distill=True, null_label=classes
+    )
 
 
 def _consistency_training(

@@ -31,8 +31,8 @@ MAY_DIFFER = ("model.dropout", "model.dtype", "model.remat")
 def check_teacher(config: ConfigDict) -> None:
     """Raise UserError unless `teacher.workdir` holds a run that can teach this one.
 
-    Missing, without checkpoint, or of another architecture, schedule or image size
-    (naming what differs).
+    Missing, without checkpoint, of another architecture, schedule or image size
+    (naming what differs), or guided though it never saw an image without its label.
     """
     workdir = Path(config.teacher.workdir)
     try:
@@ -50,6 +50,13 @@ def check_teacher(config: ConfigDict) -> None:
         )
     if METHODS[config.method].needs_teacher and METHODS[teacher.method].is_student:
         _check_grids(teacher, config)
+    scale = config.consistency.guidance_scale
+    if scale and not teacher.training.label_dropout:
+        raise UserError(
+            f"config key consistency.guidance_scale is {scale}, but the teacher in "
+            f"{workdir} was trained with training.label_dropout = 0: it knows no "
+            "prediction without a class"
+        )
     try:
         check_checkpoint(workdir)
     except UserError as error:

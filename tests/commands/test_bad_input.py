@@ -157,6 +157,7 @@ def test_what_no_run_can_have(
     ("words", "expected"),
     [
         (["--config.consistency.student_steps=0"], ["is 0, expected at least 1"]),
+        (["--config.consistency.guidance_scale=1"], ["method ct guides no teacher"]),
         (
             ["--config.consistency.student_steps=65"],
             ["student_steps is 65", "64 steps of the teacher's grid"],
@@ -190,6 +191,19 @@ def test_a_teacher_without_checkpoint(
         (teacher / "checkpoints").mkdir()
     said = train(f"--config.teacher.workdir={teacher}", arguments="method=cd")
     assert f"teacher.workdir: {teacher} holds no checkpoint" in said
+
+
+def test_a_guided_teacher_that_never_saw_an_image_without_its_label(
+    train: Complain, file: Path, tmp_path: Path
+) -> None:
+    config = configs.load_config(str(file), {"training.label_dropout": "0"})
+    teacher = workdir_of(config, tmp_path / "teacher")
+    (teacher / "checkpoints" / "1").mkdir(parents=True)
+    words = [f"--config.teacher.workdir={teacher}"]
+    words += ["--config.consistency.guidance_scale=1"]
+    said = train(*words, arguments="method=cd")
+    assert "consistency.guidance_scale is 1.0, but the teacher in" in said
+    assert "training.label_dropout = 0" in said
 
 
 @pytest.mark.parametrize(
