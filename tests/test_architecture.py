@@ -16,8 +16,10 @@ PACKAGE = "multistep_cm"
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 79
 
-# The parts of training/ that are pure are rooms of their own: others build on them.
+# Parts that are pure are rooms of their own: others build on them.
 PARTS = {
+    "planning.chips": "chips",
+    "planning.flops": "flops",
     "training.methods": "methods",
     "training.ema": "step",
     "training.optimizer": "step",
@@ -38,6 +40,8 @@ ROOMS: dict[str, set[str]] = {
     "reporting": {"errors"},
     "config": {"errors"},
     "workdir": {"config", "errors"},
+    "chips": set(),
+    "flops": set(),
     "digests": {"sharding"},
     "checkpoints": {"digests", "errors", "sharding"},
     "factory": {"diffusion", "errors", "losses", "models"},

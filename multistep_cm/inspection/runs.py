@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shlex
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -148,8 +149,7 @@ def _facts(
     classes = f", {data.num_classes} classes" if data.num_classes else ""
     size = f"{data.image_size}x{data.image_size}x{data.channels}"
     step, last = newest_step(path), metrics[-1]["step"] if metrics else None
-    rates = [as_number(row.get("images_per_second")) for row in metrics]
-    rate = sorted(rate for rate in rates if rate is not None)
+    rate, mfu = (_median(metrics, name) for name in ("images_per_second", "mfu"))
     facts = {
         "method": kind,
         "workdir": str(path),
@@ -164,9 +164,16 @@ def _facts(
     loss = as_number(metrics[-1].get("loss")) if metrics else None
     if loss is not None:
         facts["last loss"] = f"{loss:.4g}"
-    if rate:
-        facts["speed of training"] = f"{rate[len(rate) // 2]:,.0f} images/s (median)"
+    if rate is not None:
+        reached = "" if mfu is None else f", MFU {mfu:.1%}"
+        facts["speed of training"] = f"{rate:,.0f} images/s{reached} (medians)"
     return facts
+
+
+def _median(metrics: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    values = [as_number(row.get(name)) for row in metrics]
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
 
 
 def _parameters(path: Path) -> str:

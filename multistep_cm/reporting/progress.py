@@ -1,7 +1,8 @@
 """A progress line for long work: steps, values, images/s and time left.
 
 On a terminal it is a bar that redraws itself. Elsewhere (a log file, a notebook, a
-job's output) it is a plain line every ten seconds and one at the end.
+job's output) it is a plain line every ten seconds, later every minute, and one at the
+end.
 """
 
 import collections
@@ -14,9 +15,10 @@ from typing import Any, TextIO
 import rich.console
 import rich.progress
 
-# Seconds: between redraws, between plain lines, and how far back a rate looks.
+# Seconds: between redraws, between plain lines (at first, and after ten minutes), and
+# how far back a rate looks.
 _REDRAW = 0.25
-_PLAIN = 10.0
+_PLAIN, _PLAIN_LATER = 10.0, 60.0
 _WINDOW = 30.0
 
 
@@ -35,7 +37,7 @@ class Progress:
         self.total = total
         self.done = done
         self.images = 0
-        self.values: Mapping[str, Any] = {}
+        self.values: dict[str, Any] = {}
         self._show = show
         self._clock = clock
         self._begin = clock()
@@ -48,13 +50,19 @@ class Progress:
         Args:
           steps: steps finished since the last call.
           images: images finished since the last call; 0 shows no images/s.
-          **values: newest numbers to show, such as loss. A device array is waited
-            for when the line is redrawn, so pass a value that is ready.
+          **values: as for `show`.
         """
         self.done += steps
         self.images += images
-        if values:
-            self.values = values
+        self.show(values)
+
+    def show(self, values: Mapping[str, Any]) -> None:
+        """Newest numbers to show, such as loss; others stay as they are.
+
+        A device array is waited for when the line is redrawn, so pass a value that is
+        ready.
+        """
+        self.values.update(values)
         now = self._clock()
         if now >= self._next_sample:
             self._sample(now)
@@ -159,7 +167,7 @@ def _plain(stream: TextIO, clock: Callable[[], float]) -> Show:
     def show(state: Progress, last: bool) -> None:
         nonlocal next_line
         if last or clock() >= next_line:
-            next_line = clock() + _PLAIN
+            next_line = clock() + min(max(_PLAIN, state.elapsed / 10), _PLAIN_LATER)
             counts = f"{state.done:,}/{state.total:,}"
             details = _details(state, last)
             print(f"{state.description}  {counts}  {details}", file=stream, flush=True)

@@ -24,6 +24,7 @@ from multistep_cm.sharding.distributed import is_main_process, say, stop_request
 from multistep_cm.training import setup
 from multistep_cm.training.metrics import mean_metrics
 from multistep_cm.training.preview import Preview
+from multistep_cm.training.speed import make_speed
 from multistep_cm.training.state import TrainState
 from multistep_cm.training.step import StepMetrics
 
@@ -91,6 +92,7 @@ class Run:
         self.stop_requested = stop_requested
         # Calls whose metrics the host has not looked at: (last step, metrics).
         self.pending: collections.deque[tuple[int, StepMetrics]] = collections.deque()
+        self.speed = make_speed(config, mesh) if is_main_process() else None
 
     def steps(
         self,
@@ -147,6 +149,7 @@ class Run:
             self.checkpoints.save(step, trees, self.data.state(), config)
         except FloatingPointError as error:
             raise self._diverged(f"the state ({error})", step) from error
+        bar.show({"checkpoint": step})
 
     def _fetch(self, up_to: int, bar: Progress) -> None:
         """Look at the metrics of the calls up to this step, check and write them."""
@@ -166,8 +169,10 @@ class Run:
         values = mean_metrics(rows)
         if bar.images_per_second:
             values["images_per_second"] = bar.images_per_second
+            if self.speed:
+                values["mfu"] = self.speed.mfu(bar.images_per_second)
         self.writer.scalars(step, values)
-        bar.advance(0, 0, loss=values["loss"])
+        bar.show({name: values[name] for name in ("loss", "mfu") if name in values})
 
     def _check_finite(self, step: int, metrics: StepMetrics) -> None:
         per_call = self.config.training.steps_per_call

@@ -38,7 +38,10 @@ def test_names_are_as_short_as_can_be(tmp_path: Path) -> None:
 
 def test_a_run_and_its_numbers(tmp_path: Path) -> None:
     path = make_workdir(tmp_path / "run", [ROW], training__num_steps=1000)
-    lines = [{"step": 500 * i, "loss": 0.5 / i, "images_per_second": i} for i in (1, 2)]
+    lines = [
+        {"step": 500 * i, "loss": 0.5 / i, "images_per_second": i, "mfu": i / 9}
+        for i in (1, 2)
+    ]
     (path / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
     (path / "parameters.txt").write_text("| a |\nTotal: 1,234 -- 4,936 bytes\n")
     (path / "checkpoints" / "500").mkdir(parents=True)
@@ -50,6 +53,8 @@ def test_a_run_and_its_numbers(tmp_path: Path) -> None:
     assert workdir.run.facts["trained"] == "1,000 of 1,000 steps, batch 8"
     assert workdir.run.facts["network"] == "unet, 1,234 parameters"
     assert workdir.run.facts["last loss"] == "0.25"
+    speed = workdir.run.facts["speed of training"]
+    assert speed == "2 images/s, MFU 16.7% (medians)"
     assert workdir.run.config["training.num_steps"] == 1000
     assert workdir.measured.rows == [ROW]
     assert workdir.measured.facts == {"floor": 0.5}

@@ -114,3 +114,36 @@ def test_advancing_is_cheap() -> None:
             bar.advance(1, 64, loss=1.0)
         seconds = time.process_time() - start
     assert seconds < 20_000 * 50e-6
+
+
+def test_what_is_shown_stays_until_it_is_new() -> None:
+    clock, stream = Clock(), io.StringIO()
+    with progress("train", 3000, stream=stream, clock=clock) as bar:
+        bar.show({"checkpoint": 0})
+        bar.show({"loss": 0.5, "mfu": 0.41})
+        bar.show({"checkpoint": 2000})
+        clock.now += 11
+        bar.advance(1)
+    last = stream.getvalue().splitlines()[-1]
+    assert last == "train  1/3,000  checkpoint 2,000  loss 0.5  mfu 0.41  in 0:11"
+
+
+def test_a_long_log_is_quiet() -> None:
+    clock, stream = Clock(), io.StringIO()
+    hour = 3600
+    with progress("train", 10 * hour, stream=stream, clock=clock) as bar:
+        for _ in range(5 * hour):
+            clock.now += 1
+            bar.advance()
+    # A line a minute, some more in the first ten.
+    assert 5 * 60 < len(stream.getvalue().splitlines()) < 5 * 60 + 30
+
+
+def test_a_line_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log has no control characters of a terminal."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    stream = io.StringIO()
+    with progress("x", 2, stream=stream) as bar:
+        bar.advance(2, 5, loss=1.0)
+    assert "\x1b" not in stream.getvalue()
+    assert "\r" not in stream.getvalue()
