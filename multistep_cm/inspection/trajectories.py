@@ -73,6 +73,7 @@ def record(
             lambda z_t, t, cond: predict(params, z_t, t, cond, None),
             options.guidance_scale,
             null_label=data.num_classes,
+            interval=options.guidance_interval,
         )
         return denoiser(z_t, t, cond)
 

@@ -62,6 +62,15 @@ def test_guidance_is_followed(params: Params) -> None:
     np.testing.assert_allclose(plain[0][0].z_t, guided[0][0].z_t)
     assert np.abs(plain[0][0].x_hat - guided[0][0].x_hat).max() > 1e-3
 
+    # At t = 1 this interval does not guide.
+    config.sampling.guidance_interval = (0.0, 0.6)
+    options = sampling_options(config, "ddim", 2, 2.0)
+    within, z_0 = record(config, options, params, labels, 0, mesh)
+    np.testing.assert_allclose(within[0].x_hat, plain[0][0].x_hat, atol=1e-5)
+    expected = compile_generator(config, options, mesh, 2)(params, labels, 0)
+    found = np.asarray(unscale_images(jnp.asarray(z_0), config.data.range))
+    assert np.abs(found.astype(int) - expected).max() <= 1
+
 
 def test_a_long_trajectory_is_thinned(params: Params) -> None:
     config = tiny_config()
