@@ -138,14 +138,27 @@ def _compile(
 def _batches(
     read: Read, mesh: Mesh, count: int, shape: tuple[int, ...]
 ) -> Iterator[tuple[int, jax.Array]]:
-    """First index and images; the last batch is filled up with the last image."""
+    """First index and images; the last batch is filled up with the last image.
+
+    Each process reads what its own devices are to see, once.
+    """
+    split = batch_sharding(mesh)
+    own = {
+        where[0].indices(shape[0])[:2]
+        for where in split.addressable_devices_indices_map(shape).values()
+        if where is not None
+    }
+    rows = np.concatenate([np.arange(*bounds) for bounds in sorted(own)])
     for start in range(0, count, shape[0]):
-        indices = np.minimum(np.arange(start, start + shape[0]), count - 1)
+        # All at once, so that a reader with threads has enough to do.
+        images = read(np.minimum(start + rows, count - 1))
 
-        def rows(where: Any, indices: np.ndarray = indices) -> np.ndarray:
-            return read(indices[where[0]])
+        def part(where: Any, images: np.ndarray = images) -> np.ndarray:
+            first, last, _ = where[0].indices(shape[0])
+            begin = np.searchsorted(rows, first)
+            return images[begin : begin + last - first]
 
-        yield start, jax.make_array_from_callback(shape, batch_sharding(mesh), rows)
+        yield start, jax.make_array_from_callback(shape, split, part)
 
 
 def _one_ahead(items: Iterable[T]) -> Iterator[T]:

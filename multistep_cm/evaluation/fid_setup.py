@@ -84,8 +84,9 @@ def fid_options(
     if reference is not None:
         read = read_reference(reference, config.data.image_size)
     else:
-        split = open_source(config.data, config.data.train_split)
-        check_count(len(split), "real images", ": give a --reference=FILE.npz")
+        check_count(
+            len(_training_split(config)), "real images", ": give a --reference=FILE.npz"
+        )
     return FidOptions(inception_weights.load_weights(weights), read, write_to)
 
 
@@ -115,7 +116,7 @@ def make_meter(config: ConfigDict, options: FidOptions) -> FidMeter:
 @contextmanager
 def open_read(config: ConfigDict) -> Iterator[tuple[Source, Read]]:
     """The training split, and its images by index, decoded by several threads."""
-    source = open_source(config.data, config.data.train_split)
+    source = _training_split(config)
 
     def images(indices: np.ndarray) -> np.ndarray:
         return source.read(indices)["image"]
@@ -127,6 +128,12 @@ def open_read(config: ConfigDict) -> Iterator[tuple[Source, Read]]:
             return np.concatenate(list(executor.map(images, pieces)))
 
         yield source, read
+
+
+def _training_split(config: ConfigDict) -> Source:
+    data = config.data.copy_and_resolve_references()
+    data.cache = False  # it is read once
+    return open_source(data, data.train_split)
 
 
 def _write(path: Path, reference: FidReference, images: np.ndarray) -> None:
