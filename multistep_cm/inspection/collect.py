@@ -56,7 +56,8 @@ def make_report(
     Raises UserError for a folder that is no workdir.
     """
     workdirs = read_workdirs(paths, overrides)
-    missing = [item for workdir in workdirs for item in workdir.missing]
+    teachers, unknown = teachers_beside(workdirs)
+    missing = [item for workdir in workdirs for item in workdir.missing] + unknown
     drawn: dict[str, Drawn] = {}
     if num_images:
         drawn, failed = _draw_all(workdirs, num_images, seed, samples is None)
@@ -81,7 +82,7 @@ def make_report(
         title=f"Multistep consistency models: {names}",
         made=f"Made on {now:%Y-%m-%d at %H:%M} UTC.",
         runs=runs,
-        measured=[*(w.measured for w in workdirs), *teachers_beside(workdirs)],
+        measured=[*(w.measured for w in workdirs), *teachers],
         samples=samples,
         missing=missing,
         commands=_commands(workdirs),
@@ -169,6 +170,9 @@ def _evaluations(workdir: Workdir) -> list[str]:
         words = []
         if not workdir.is_student:
             words.append(f"--sampler={str(row.get('method')).removeprefix(TEACHER)}")
+        if row.get("fid") is not None:
+            others = "" if row.get("frechet_distance") is None else "classifier,"
+            words += [f"--features={others}inception", "--inception_weights=FILE"]
         if row.get("guidance_scale"):
             words.append(f"--guidance_scale={row['guidance_scale']:g}")
         if row.get("x_variance", "analytic") != "analytic":

@@ -89,15 +89,26 @@ def read_measured(workdir: Path, name: str) -> Measured:
     return Measured(name, rows, values)
 
 
-def teachers_beside(workdirs: Sequence[Workdir]) -> list[Measured]:
-    """Numbers of teachers that are not among the runs but are still where they were."""
+def teachers_beside(
+    workdirs: Sequence[Workdir],
+) -> tuple[list[Measured], list[Missing]]:
+    """Numbers of teachers that are not among the runs but are still where they were,
+    and what is said of the others."""
     known = {workdir.path.resolve() for workdir in workdirs}
-    found = {}
+    found, missing = [], []
     for workdir in workdirs:
         path = Path(workdir.config.teacher.workdir or workdir.path)
-        if path.resolve() not in known and path.is_dir():
-            found[path.resolve()] = read_measured(path, f"{path.name} (teacher)")
-    return [measured for measured in found.values() if measured.rows]
+        if path.resolve() in known:
+            continue
+        known.add(path.resolve())
+        measured = read_measured(path, f"{path.name} (teacher)")
+        if measured.rows:
+            found.append(measured)
+        else:
+            what = f"the teacher {path} of {workdir.path} has no numbers, so no line"
+            help_line = evaluate_command(path) if path.is_dir() else ""
+            missing.append(Missing(what, help_line))
+    return found, missing
 
 
 def newest_step(workdir: Path) -> int | None:

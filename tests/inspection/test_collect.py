@@ -158,6 +158,28 @@ def test_a_page_of_a_teacher_and_a_student(
     assert "teacher.workdir" in page.text
 
 
+def test_each_way_of_measuring_has_its_command(runs: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    shutil.copy(runs / "teacher" / "config.json", workdir)
+    rows = [
+        {"method": "teacher_ddim", "steps": 8, "fid": 2.5, "num_images": 50_000},
+        {"method": "teacher_ddim", "steps": 4, "fid": 3.5, "num_images": 50_000},
+        {"method": "teacher_addim", "steps": 4, "x_variance": "measured", "seed": 2},
+        {"method": "teacher_ddim", "steps": 8, "guidance_scale": 0.5},
+    ]
+    (workdir / "evaluation.json").write_text(json.dumps({"rows": rows}))
+    made = collect.make_report([workdir], num_images=0)
+    begin = f"multistep-cm evaluate --workdir={workdir} --num_steps="
+    found = [c.removeprefix(begin) for c in made.commands if c.startswith(begin)]
+    fid = "--features=inception --inception_weights=FILE --num_images=50000"
+    assert found == [
+        f"8,4 --sampler=ddim {fid}",
+        "4 --sampler=addim --x_variance=measured --seed=2",
+        "8 --sampler=ddim --guidance_scale=0.5",
+    ]
+
+
 def test_the_strips_are_what_sample_draws(runs: Path, tmp_path: Path) -> None:
     made = collect.make_report([runs / "cd2"], num_images=4, seed=3)
     assert made.samples

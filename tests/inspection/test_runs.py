@@ -86,11 +86,23 @@ def test_a_teacher_elsewhere_lends_its_numbers(tmp_path: Path) -> None:
     student = make_workdir(tmp_path / "cd", [], **keys)
     alone = read_workdirs([student], {})
     assert alone[0].is_student
-    (lent,) = teachers_beside(alone)
+    (lent,), missing = teachers_beside(alone)
     assert (lent.run, lent.rows) == ("teacher (teacher)", [ROW])
-    assert not teachers_beside(read_workdirs([teacher, student], {}))
+    assert not missing
+    assert teachers_beside(read_workdirs([teacher, student], {})) == ([], [])
+
+
+def test_a_teacher_without_numbers_is_said(tmp_path: Path) -> None:
+    teacher = make_workdir(tmp_path / "teacher", None)
+    keys = {"method": "cd", "teacher__workdir": str(teacher)}
+    student = make_workdir(tmp_path / "cd", [], **keys)
+    found, (missing,) = teachers_beside(read_workdirs([student], {}))
+    assert not found
+    assert f"the teacher {teacher} of {student} has no numbers" in missing.what
+    assert missing.command == f"multistep-cm evaluate --workdir={teacher}"
     lost = make_workdir(tmp_path / "ct", [], teacher__workdir="nowhere", method="cd")
-    assert not teachers_beside(read_workdirs([lost], {}))
+    _, (missing,) = teachers_beside(read_workdirs([lost, lost], {}))
+    assert not missing.command
 
 
 @pytest.mark.parametrize(
