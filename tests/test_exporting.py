@@ -39,7 +39,12 @@ def uint32(value: int) -> np.ndarray:
 
 
 CASES: list[Any] = [
-    (TRANSFORMER, "addim", 1.5, False),
+    (
+        {**TRANSFORMER, "sampling.guidance_interval": (0.2, 0.8)},
+        "addim",
+        1.5,
+        False,
+    ),
     *(
         pytest.param(*case, marks=pytest.mark.slow)
         for case in (
