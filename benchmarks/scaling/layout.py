@@ -67,8 +67,10 @@ WEAK = tuple(
     Row("S", "cd", f"v5e:{slice_name}", batch_size=BATCH_OF_A_CHIP * chips)
     for slice_name, chips in (
         ("2x4", 8),
+        ("4x4", 16),
         ("4x8", 32),
         ("8x8", 64),
+        ("8x16", 128),
         ("16x16", 256),
     )
 )
