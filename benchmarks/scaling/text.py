@@ -48,7 +48,9 @@ def chips_table(plans: Plans) -> str:
         if row not in plans:
             continue
         plan = plans[row]
-        least = plan["parameters"] * BF16_BYTES / MB
+        # A device need not receive its own part.
+        others = 1 - 1 / plan["num_devices"]
+        least = plan["parameters"] * BF16_BYTES * others / MB
         gathers = least * USES[row.stage] * row.accumulation
         sums = least * row.accumulation
         used, usable = plan["used_per_device_bytes"], plan["hbm_per_device_bytes"]
