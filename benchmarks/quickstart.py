@@ -23,7 +23,8 @@ from multistep_cm.commands.main import split_overrides
 from multistep_cm.config import load_config
 from multistep_cm.data.sources import all_examples, open_source
 from multistep_cm.errors import UserError
-from multistep_cm.evaluation.evaluate import Row, evaluate_run, load_reference
+from multistep_cm.evaluation.evaluate import evaluate_run, load_reference
+from multistep_cm.evaluation.results import Row
 from multistep_cm.generation import SamplingOptions, sampling_options
 from multistep_cm.inspection.collect import (
     REPORT_NAME,

@@ -85,6 +85,17 @@ class Checkpoints:
         """The newest step that is listed, verified or not; None when there is none."""
         return self._manager.latest_step()
 
+    def tree_sha256(self, step: int, name: str) -> str | None:
+        """One sha256 for a tree of a step; None where it cannot be read.
+
+        It is that of the digests of its pieces, which were made when it was saved, so
+        it costs no reading of arrays. Equal trees that were saved in other pieces, on
+        another mesh, have another one.
+        """
+        folder = self.directory / str(step) / "digests"
+        recorded, _ = _or_reason(lambda: digests.DigestHandler().restore(folder)[name])
+        return None if recorded is None else digests.json_digest(recorded)
+
     def save(
         self,
         step: int,

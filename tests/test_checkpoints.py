@@ -292,3 +292,15 @@ def test_saved_arrays_may_be_donated_at_once(tmp_path: Path) -> None:
         found = checkpoints.restore(like(trees(1, rows=512)))
     assert found is not None
     assert_trees_equal(found[1], trees(1, rows=512))
+
+
+def test_one_sha256_for_a_tree(saved: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    save(other, 4)
+    with Checkpoints(saved) as first, Checkpoints(other) as second:
+        found = first.tree_sha256(4, "ema")
+        assert found == second.tree_sha256(4, "ema")
+        assert found is not None
+        assert len({found, *(first.tree_sha256(s, "params") for s in (2, 4))}) == 3
+        assert first.tree_sha256(4, "nothing") is None
+        assert first.tree_sha256(3, "ema") is None

@@ -16,9 +16,10 @@ from typing import Any
 
 from multistep_cm.config import load_config
 from multistep_cm.errors import UserError
-from multistep_cm.evaluation.evaluate import Row, evaluate_run, load_reference
+from multistep_cm.evaluation.evaluate import evaluate_run, load_reference
 from multistep_cm.evaluation.features import Classifier
 from multistep_cm.evaluation.measure import Reference
+from multistep_cm.evaluation.results import Row
 from multistep_cm.generation import SamplingOptions, sampling_options
 from multistep_cm.training.loop import TrainingDivergedError, train
 from multistep_cm.workdir import read_config, write_text

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from benchmarks.tables.layout import Cell, Claim, Table
-from multistep_cm.evaluation.evaluate import Row
+from multistep_cm.evaluation.results import Row
 
 Rows: TypeAlias = dict[Cell, dict[int, Row]]
 """A cell to its measured row for every seed."""

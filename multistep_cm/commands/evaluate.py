@@ -1,19 +1,24 @@
-"""Measure a run against the data it was trained on, and keep the numbers.
+"""Measure runs against the data they were trained on, and keep the numbers.
 
   multistep-cm evaluate --workdir=runs/cd4
   multistep-cm evaluate --workdir=runs/teacher --num_steps=8,32,128 --sampler=ddim,addim
+  multistep-cm evaluate --workdir runs/teacher runs/cd4 runs/cd1 --num_steps=1,2,4,8
   multistep-cm evaluate --workdir=runs/cd8 --num_images=50000 --features=inception \\
       --inception_weights=weights-inception-2015-12-05-6726825d.pth
 
 Fréchet distance in the features of a classifier that is trained on the data (made once,
 kept in DIR/classifier.npz), its floor (real images against real images), accuracy of
 the classes, and the variance of the pixels. With --features=inception: FID, sFID,
-Inception Score, precision and recall, as docs/evaluation.md defines them. Rows go to
-DIR/evaluation.json.
+Inception Score, precision and recall, as docs/evaluation.md defines them. Each row goes
+to DIR/evaluation.json as soon as it is measured, and what was measured with the same
+settings of the same weights is not measured again: a call that was stopped goes on.
+Among several runs a student is measured at its own number of steps.
 """
 
 import argparse
-from collections.abc import Mapping
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,14 +28,23 @@ from multistep_cm.errors import UserError
 if TYPE_CHECKING:  # `--help` does not wait for JAX
     from ml_collections import ConfigDict
 
-    from multistep_cm.evaluation.fid_setup import FidOptions
+    from multistep_cm.evaluation.fid_setup import FidOptions, FidSource
+    from multistep_cm.evaluation.results import Row
     from multistep_cm.generation import SamplingOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `evaluate`."""
     add = parser.add_argument
-    add("--workdir", required=True, type=Path, metavar="DIR", help="a trained run")
+    add(
+        "--workdir",
+        required=True,
+        type=Path,
+        nargs="+",
+        action="extend",
+        metavar="DIR",
+        help="a trained run; say it again, or name more, to measure several",
+    )
     add("--num_steps", help="step counts, such as 8,32,128 (default: the run's own)")
     add("--sampler", help="samplers, such as ddim,addim (default: the run's own)")
     add("--guidance_scale", type=float, help="default: the run's own")
@@ -41,11 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--num_images", type=int, help="default: evaluation.num_images of the run")
     add("--seed", type=int, default=0, help="of the starting noise (default 0)")
+    add("--again", action="store_true", help="measure anew what was measured before")
     add(
         "--classifier",
         type=Path,
         metavar="FILE.npz",
-        help="where the classifier is kept (default DIR/classifier.npz)",
+        help="where the classifier is kept (default: the first DIR/classifier.npz)",
     )
     add(
         "--features",
@@ -68,87 +83,170 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_process_arguments(parser)
 
 
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One run and what to measure of it."""
+
+    workdir: Path
+    config: "ConfigDict"
+    ways: "Sequence[SamplingOptions]"
+    num_images: int
+
+    @property
+    def data(self) -> str:
+        """What tells its data from that of others: they share a reference."""
+        how_read = ("cache", "num_threads", "prefetch")
+        values = self.config.data.to_dict()
+        return json.dumps({key: values[key] for key in values if key not in how_read})
+
+
 def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
-    """Evaluate, print the table, write the file."""
+    """Evaluate, print the tables, write the files."""
     start(arguments, overrides)
-    from multistep_cm.evaluation.evaluate import (
-        EVALUATION_NAME,
-        evaluate_run,
-        load_reference,
-    )
-    from multistep_cm.evaluation.fid_setup import make_meter
+    from multistep_cm.evaluation.fid_setup import FidSource
+    from multistep_cm.evaluation.results import EVALUATION_NAME
     from multistep_cm.reporting.tables import format_rows
-    from multistep_cm.sharding.agreement import main_first, together
+    from multistep_cm.sharding.agreement import together
     from multistep_cm.sharding.distributed import say
 
-    classifier_path = arguments.classifier or arguments.workdir / "classifier.npz"
-    config, ways, num_images = together(
-        lambda: check(arguments, overrides, classifier_path)
-    )
-    options = together(lambda: check_fid(arguments, config, num_images))
-    classifier = reference = None
-    if "classifier" in arguments.features.split(","):
-        # The first process trains it and writes the file that others read.
-        classifier, reference = main_first(
-            lambda: load_reference(config, classifier_path)
-        )
-    rows = evaluate_run(
-        arguments.workdir,
-        ways,
-        classifier,
-        reference,
-        num_images,
-        arguments.seed,
-        overrides,
-        fid=None if options is None else make_meter(config, options),
-    )
-    say(format_rows(rows, None if reference is None else reference.floor))
-    say(f"wrote {arguments.workdir / EVALUATION_NAME}")
+    tasks = together(lambda: check(arguments, overrides))
+    groups = [
+        [task for task in tasks if task.data == data]
+        for data in dict.fromkeys(task.data for task in tasks)
+    ]
+    options = together(lambda: [check_fid(arguments, group) for group in groups])
+    for group, chosen in zip(groups, options, strict=True):
+        fid = None if chosen is None else FidSource(group[0].config, chosen)
+        if fid is not None and arguments.write_reference is not None:
+            _ = fid.meter  # writes it, though all rows may be there
+        rows, floor = measure_group(arguments, overrides, group, fid)
+        say(format_rows(rows, floor))
+        for task in group:
+            say(f"wrote {task.workdir / EVALUATION_NAME}")
     return 0
 
 
-def check(
-    arguments: argparse.Namespace, overrides: Mapping[str, str], classifier_path: Path
-) -> "tuple[ConfigDict, list[SamplingOptions], int]":
-    """The run's config, the ways to sample it and the number of images.
+def measure_group(
+    arguments: argparse.Namespace,
+    overrides: Mapping[str, str],
+    group: Sequence[Task],
+    fid: "FidSource | None",
+) -> "tuple[list[Row], float | None]":
+    """The rows of runs on the same data, with their names, and the data's floor."""
+    from multistep_cm.evaluation.evaluate import evaluate_run, load_reference
+    from multistep_cm.inspection.runs import short_names
+    from multistep_cm.sharding.agreement import main_first
+
+    classifier = reference = None
+    if "classifier" in arguments.features.split(","):
+        path = arguments.classifier or group[0].workdir / "classifier.npz"
+        # The first process trains it and writes the file that others read.
+        classifier, reference = main_first(
+            lambda: load_reference(group[0].config, path)
+        )
+    rows: list[Row] = []
+    names = short_names([task.workdir for task in group])
+    for task, name in zip(group, names, strict=True):
+        found = evaluate_run(
+            task.workdir,
+            task.ways,
+            classifier,
+            reference,
+            task.num_images,
+            arguments.seed,
+            overrides,
+            fid=fid,
+            resume=not arguments.again,
+        )
+        label = {"run": name} if len(group) > 1 else {}
+        rows += [label | row for row in found]
+    return rows, None if reference is None else reference.floor
+
+
+def check(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> list[Task]:
+    """What to measure of each run.
 
     Raises UserError for all that can be known to be wrong before anything is paid for.
     """
-    from multistep_cm.generation import sampling_options
+    classifier = arguments.classifier
+    if classifier is not None and classifier.suffix != ".npz":
+        raise UserError(f"--classifier is {classifier}, expected a name ending in .npz")
+    workdirs = {path.resolve(): path for path in arguments.workdir}
+    tasks = []
+    for workdir in workdirs.values():
+        try:
+            tasks.append(_task(workdir, arguments, overrides, len(workdirs) > 1))
+        except UserError as error:
+            named = len(workdirs) == 1 or str(workdir) in str(error)
+            raise UserError(str(error) if named else f"{workdir}: {error}") from error
+    others = [task for task in tasks if task.data != tasks[0].data]
+    for name in ("classifier", "reference", "write_reference"):
+        if others and getattr(arguments, name) is not None:
+            raise UserError(
+                f"--{name} is for runs on the same data, but {tasks[0].workdir} and "
+                f"{others[0].workdir} differ in data.*: evaluate them one by one"
+            )
+    return tasks
+
+
+def _task(
+    workdir: Path,
+    arguments: argparse.Namespace,
+    overrides: Mapping[str, str],
+    among_others: bool,
+) -> Task:
+    from multistep_cm.evaluation.results import read_results
     from multistep_cm.sharding.mesh import make_mesh
     from multistep_cm.training.teacher import check_checkpoint
     from multistep_cm.validation import validate
     from multistep_cm.workdir import override_config, read_config
 
-    config = override_config(read_config(arguments.workdir), overrides)
+    config = override_config(read_config(workdir), overrides)
     validate(config)
     num_images = arguments.num_images
     if num_images is None:
         num_images = config.evaluation.num_images
     if num_images < 2:
         raise UserError(f"--num_images is {num_images}, expected at least 2")
-    ways = [
-        sampling_options(
-            config,
-            sampler,
-            num_steps,
-            arguments.guidance_scale,
-            arguments.x_variance,
-        )
+    ways = _ways(workdir, config, arguments, among_others)
+    make_mesh(config.mesh)  # complains before a classifier is trained
+    check_checkpoint(workdir)
+    read_results(workdir)
+    return Task(workdir, config, ways, num_images)
+
+
+def _ways(
+    workdir: Path,
+    config: "ConfigDict",
+    arguments: argparse.Namespace,
+    among_others: bool,
+) -> "list[SamplingOptions]":
+    """The ways asked for, each once; of a student among other runs its own.
+
+    There it is said if others were asked for; alone, a student refuses them.
+    """
+    from multistep_cm.generation import sampling_options
+    from multistep_cm.sharding.distributed import say
+    from multistep_cm.training.methods import METHODS
+
+    asked = [
+        (sampler, num_steps)
         for sampler in _words(arguments.sampler)
         for num_steps in _numbers(arguments.num_steps)
     ]
-    if classifier_path.suffix != ".npz":
-        raise UserError(
-            f"--classifier is {classifier_path}, expected a name ending in .npz"
-        )
-    make_mesh(config.mesh)  # complains before a classifier is trained
-    check_checkpoint(arguments.workdir)
-    return config, ways, num_images
+    if among_others and METHODS[config.method].is_student:
+        own = config.consistency.student_steps
+        if not {*asked} <= {(s, n) for s in (None, "ddim") for n in (None, own)}:
+            steps = f"{own} step{'s' if own > 1 else ''}"
+            say(f"{workdir} is a student: measured by ddim at its own {steps} only")
+        asked = [(None, None)]
+    guidance, x_variance = arguments.guidance_scale, arguments.x_variance
+    ways = [sampling_options(config, *way, guidance, x_variance) for way in asked]
+    return list(dict.fromkeys(ways))
 
 
 def check_fid(
-    arguments: argparse.Namespace, config: "ConfigDict", num_images: int
+    arguments: argparse.Namespace, group: Sequence[Task]
 ) -> "FidOptions | None":
     """What FID needs, read and checked; None where it is not asked for."""
     from multistep_cm.commands.sample import make_folder
@@ -170,7 +268,8 @@ def check_fid(
             if path is not None:
                 raise UserError(f"--{name} is for FID: add --features=inception")
         return None
-    options = fid_options(config, num_images, *files.values())
+    num_images = min(task.num_images for task in group)
+    options = fid_options(group[0].config, num_images, *files.values())
     if options.write_to is not None and is_main_process():
         make_folder(options.write_to.parent, "--write_reference")
     return options

@@ -7,6 +7,7 @@ one constant, so that over the training data their variances sum to 1: a distanc
 
 import dataclasses
 import functools
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,16 @@ class Classifier:
     image_shape: tuple[int, int, int]
     feature_scale: float
     test_accuracy: float
+
+    @property
+    def sha256(self) -> str:
+        """Of its parameters: numbers by two classifiers cannot be compared."""
+        leaves = flax.traverse_util.flatten_dict(self.params, sep="/")
+        digest = hashlib.sha256()
+        for name in sorted(leaves):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(leaves[name]).tobytes())
+        return digest.hexdigest()
 
 
 def features_and_logits(

@@ -4,6 +4,7 @@ What the numbers mean is written in `fid.py`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -90,6 +91,33 @@ def fid_options(
     return FidOptions(inception_weights.load_weights(weights), read, write_to)
 
 
+class FidSource:
+    """The meter of a run, made when it is first needed: real images cost minutes.
+
+    Attributes:
+      facts: what a row says of how its FID was measured.
+    """
+
+    def __init__(self, config: ConfigDict, options: FidOptions) -> None:
+        """Opens the training split, where that is the reference, but reads no image."""
+        self._config, self._options = config, options
+        if options.reference is not None:
+            source, count = options.reference.source, options.reference.count
+        else:
+            split = _training_split(config)
+            source, count = _source_name(split), len(split)
+        self.facts: dict[str, Any] = {
+            "fid_reference": source,
+            "fid_reference_images": count,
+            "inception_sha256": inception_weights.SHA256,
+        }
+
+    @functools.cached_property
+    def meter(self) -> FidMeter:
+        """Every process must ask for it."""
+        return make_meter(self._config, self._options)
+
+
 def make_meter(config: ConfigDict, options: FidOptions) -> FidMeter:
     """The meter; every process must call it. Writes the reference if that was asked."""
     mesh = make_mesh(config.mesh)
@@ -97,7 +125,7 @@ def make_meter(config: ConfigDict, options: FidOptions) -> FidMeter:
     enabled, reference = is_main_process(), options.reference
     if reference is None:
         with open_read(config) as (source, read):
-            name, count = f"{source.name} {source.split}", len(source)
+            name, count = _source_name(source), len(source)
             with progress("real images", count, enabled=enabled) as bar:
                 reference = measure_reference(
                     extractor, read, count, name, bar.images_to
@@ -134,6 +162,10 @@ def _training_split(config: ConfigDict) -> Source:
     data = config.data.copy_and_resolve_references()
     data.cache = False  # it is read once
     return open_source(data, data.train_split)
+
+
+def _source_name(source: Source) -> str:
+    return f"{source.name} {source.split}"
 
 
 def _write(path: Path, reference: FidReference, images: np.ndarray) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from multistep_cm.errors import UserError
 from multistep_cm.evaluation.features import Classifier, features_and_logits
 from multistep_cm.evaluation.frechet import Moments, frechet_distance
+from multistep_cm.evaluation.spread import frechet_deviation
 
 # Larger images are reduced to this side before their pixels are compared: a Fréchet
 # distance needs more samples than dimensions.
@@ -100,24 +101,32 @@ def measure(
 
     Returns:
       num_images; frechet_distance, of classifier features (None without classifier);
-      pixel_frechet_distance; class_accuracy, the share of samples that the classifier
-      gives the asked class (None without labels or classifier); variance_ratio, the
-      summed pixel variance of the samples over that of the real images.
+      pixel_frechet_distance; for each of both a `_std`, its standard deviation over
+      sets of samples (`spread.py`); class_accuracy, the share of samples that the
+      classifier gives the asked class (None without labels or classifier);
+      variance_ratio, the summed pixel variance of the samples over that of the real
+      images.
 
     Raises:
       UserError: images of another form, or no more of them than feature dimensions.
     """
     _check(images)
-    pixels = frechet_distance(Moments.of(_pixel_features(images)), reference.pixels)
-    distance = accuracy = None
+    scale = _scale(reference.pixels)
+    pixels = _pixel_features(images)
+    pixel_distance = frechet_distance(Moments.of(pixels), reference.pixels)
+    distance = deviation = accuracy = None
     if classifier is not None and reference.features is not None:
         features, logits = features_and_logits(classifier, images)
         distance = frechet_distance(Moments.of(features), reference.features)
+        deviation = frechet_deviation(features, reference.features)
         accuracy = _accuracy(logits, labels)
     return {
         "num_images": len(images),
         "frechet_distance": distance,
-        "pixel_frechet_distance": pixels / _scale(reference.pixels),
+        "frechet_distance_std": deviation,
+        "pixel_frechet_distance": pixel_distance / scale,
+        "pixel_frechet_distance_std": frechet_deviation(pixels, reference.pixels)
+        / scale,
         "class_accuracy": accuracy,
         "variance_ratio": _total_variance(images) / reference.pixel_variance,
     }

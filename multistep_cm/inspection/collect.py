@@ -175,6 +175,9 @@ def _evaluations(workdir: Workdir) -> list[str]:
             words += [f"--features={others}inception", "--inception_weights=FILE"]
         if row.get("guidance_scale"):
             words.append(f"--guidance_scale={row['guidance_scale']:g}")
+        if row.get("guidance_interval"):
+            times = ",".join(map(str, row["guidance_interval"]))
+            words.append(f"--config.sampling.guidance_interval=({times})")
         if row.get("x_variance", "analytic") != "analytic":
             words.append(f"--x_variance={row['x_variance']}")
         words += [f"--{key}={row[key]}" for key in ("num_images", "seed") if key in row]

@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from multistep_cm.data.sources import open_source
+from multistep_cm.diffusion.guidance import ALWAYS
 from multistep_cm.errors import UserError
 from multistep_cm.generation import (
     SamplingOptions,
@@ -82,6 +83,9 @@ def measured_ways(workdir: Workdir) -> list[SamplingOptions]:
             )
         except UserError:
             continue  # measured when the run was another, or by another version
+        if "guidance_interval" in row:
+            low, high = row["guidance_interval"] or ALWAYS
+            way = dataclasses.replace(way, guidance_interval=(low, high))
         ways.append(way)
     ways.sort(key=lambda way: (way.method != "ddim", way.method, -way.num_steps))
     return list(dict.fromkeys(ways)) or [sampling_options(workdir.config)]
@@ -119,6 +123,9 @@ def _way_name(workdir: Workdir, way: SamplingOptions) -> str:
         {
             "method": workdir.config.method if workdir.is_student else way.method,
             "guidance_scale": way.guidance_scale,
+            "guidance_interval": None
+            if way.guidance_interval == ALWAYS
+            else way.guidance_interval,
             "x_variance": way.x_variance,
         }
     )

@@ -1,7 +1,6 @@
 """What the files of a workdir say of its run, and what they do not."""
 
 import dataclasses
-import json
 import re
 import shlex
 import statistics
@@ -12,8 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from multistep_cm.config import flatten
-from multistep_cm.errors import UserError
-from multistep_cm.evaluation.evaluate import EVALUATION_NAME
+from multistep_cm.evaluation.results import EVALUATION_NAME, read_results
 from multistep_cm.reporting.content import Measured, Missing, Run
 from multistep_cm.reporting.curves import as_number
 from multistep_cm.reporting.metrics import METRICS_FILE, read_jsonl
@@ -76,16 +74,9 @@ def read_measured(workdir: Path, name: str) -> Measured:
 
     Raises UserError for a file of another form.
     """
-    path = workdir / EVALUATION_NAME
-    try:
-        values = json.loads(path.read_text())
-    except FileNotFoundError:
-        return Measured(name, (), {})
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): evaluate again") from error
-    rows = values.pop("rows", None) if isinstance(values, dict) else None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f'{path} holds no list "rows" of results: evaluate again')
+    values = read_results(workdir)
+    rows = values.pop("rows")
+    values.pop("config", None)  # a report shows that of the run
     return Measured(name, rows, values)
 
 

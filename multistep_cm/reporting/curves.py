@@ -38,6 +38,9 @@ def row_name(row: Row) -> str:
     name = str(row.get("method", "?"))
     if row.get("guidance_scale"):
         name += f", guidance {row['guidance_scale']:g}"
+        if row.get("guidance_interval"):
+            low, high = row["guidance_interval"]
+            name += f" from t = {low:g} to {high:g}"
     if row.get("x_variance", "analytic") != "analytic":
         name += f", x_var {row['x_variance']}"
     return name

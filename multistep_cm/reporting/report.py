@@ -1,6 +1,7 @@
 """A report as one HTML file: a function of what it holds, without files or clocks."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -58,6 +59,8 @@ def cell(key: str, value: Any) -> str:
         return ""
     if isinstance(value, (dict, list)):
         return escape(json.dumps(value))
+    if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{40,64}(-dirty)?", value):
+        return f'<abbr title="{value}">{value[:10]}…</abbr>'  # a commit or a sha256
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return escape(value)
     form = COLUMNS[key][1] if key in COLUMNS else "{:.6g}"

@@ -4,11 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 COLUMNS: Mapping[str, tuple[str, str]] = {
+    "run": ("run", "{}"),
     "method": ("method", "{}"),
     "steps": ("steps", "{}"),
     "network_calls": ("network calls", "{}"),
     "frechet_distance": ("Fréchet distance", "{:.4f}"),
+    "frechet_distance_std": ("±", "{:.4f}"),
     "pixel_frechet_distance": ("in pixels", "{:.4f}"),
+    "pixel_frechet_distance_std": ("±", "{:.4f}"),
     "class_accuracy": ("class accuracy", "{:.1%}"),
     "variance_ratio": ("variance ratio", "{:.3f}"),
     "fid": ("FID", "{:.3f}"),

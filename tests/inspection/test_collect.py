@@ -166,7 +166,12 @@ def test_each_way_of_measuring_has_its_command(runs: Path, tmp_path: Path) -> No
         {"method": "teacher_ddim", "steps": 8, "fid": 2.5, "num_images": 50_000},
         {"method": "teacher_ddim", "steps": 4, "fid": 3.5, "num_images": 50_000},
         {"method": "teacher_addim", "steps": 4, "x_variance": "measured", "seed": 2},
-        {"method": "teacher_ddim", "steps": 8, "guidance_scale": 0.5},
+        {
+            "method": "teacher_ddim",
+            "steps": 8,
+            "guidance_scale": 0.5,
+            "guidance_interval": [0.25, 1.0],
+        },
     ]
     (workdir / "evaluation.json").write_text(json.dumps({"rows": rows}))
     made = collect.make_report([workdir], num_images=0)
@@ -176,7 +181,8 @@ def test_each_way_of_measuring_has_its_command(runs: Path, tmp_path: Path) -> No
     assert found == [
         f"8,4 --sampler=ddim {fid}",
         "4 --sampler=addim --x_variance=measured --seed=2",
-        "8 --sampler=ddim --guidance_scale=0.5",
+        "8 --sampler=ddim --guidance_scale=0.5 "
+        "'--config.sampling.guidance_interval=(0.25,1.0)'",
     ]
 
 

@@ -8,6 +8,7 @@ from multistep_cm.reporting.curves import (
     curve,
     loss_charts,
     quality_charts,
+    row_name,
 )
 from tests.reporting.pages import metrics, rows
 
@@ -74,3 +75,9 @@ def test_each_bin_of_time_is_a_line() -> None:
         "0.500 to 1.000",
     ]
     assert len(loss_charts([{"step": 1, "loss": 2.0}])) == 1
+
+
+def test_an_interval_of_guidance_is_in_the_name() -> None:
+    row = {"method": "cd", "guidance_scale": 0.5, "guidance_interval": [0.25, 1.0]}
+    assert row_name(row) == "cd, guidance 0.5 from t = 0.25 to 1"
+    assert row_name(row | {"guidance_interval": None}) == "cd, guidance 0.5"

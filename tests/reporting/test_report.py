@@ -110,6 +110,8 @@ def test_a_report_of_nothing_is_a_page() -> None:
         ("new", 0.123456789, '<data value="0.123456789">0.123457</data>'),
         ("method", "<b>", "&lt;b&gt;"),
         ("flag", True, "True"),
+        ("commit", "ab" * 20, f'<abbr title="{"ab" * 20}">ababababab…</abbr>'),
+        ("commit", "abcd", "abcd"),
         ("spread", [0.1, 0.2], "[0.1, 0.2]"),
         ("fid", math.inf, '<data value="inf">inf</data>'),
     ],
