@@ -57,7 +57,8 @@ def _figures(plan: Plan) -> Iterator[Row]:
             gib(int(plan.compiler_bytes)),
             how["compiler_bytes"],
         )
-    yield "compile time", f"{plan.compile_seconds:.0f} s", how["compile_seconds"]
+    name = "compile time" if plan.memory else "time until it was refused"
+    yield name, f"{plan.compile_seconds:.0f} s", how["compile_seconds"]
     yield from _speed(plan)
 
 

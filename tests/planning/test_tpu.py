@@ -59,23 +59,31 @@ def test_a_plan_for_eight_chips(stage: str, tmp_path: Path) -> None:
     assert content["versions"]["libtpu"] != "absent"
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_too_much_is_refused_and_the_remedy_found(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
+    # A billion parameters: state and gradients are 20 GiB.
     done = plan(
-        "--config=configs/digits.py:stage=teacher",
-        "--topology=v5e:1x1",
-        "--config.training.batch_size=32768",
+        "--config=configs/digits.py:network=mlp",
+        "--topology=v5e:2x2",
+        "--config.model.channels=(8192,)",
+        "--config.model.mlp_ratio=4",
+        "--config.model.blocks=(2,)",
         "--config.model.remat=full",
-        "--config.model.scan_blocks=True",
         f"--output={path}",
     )
     assert done.returncode == 0, done.stderr
     content = json.loads(path.read_text())
     assert not content["fits"]
-    assert content["used_per_device_bytes"] > content["hbm_per_device_bytes"]
-    assert content["tried"][-1]["fits"]
-    assert "it does with --config.training.accumulation=" in content["verdict"]
+    assert content["hbm_per_device_bytes"] == CHIPS["v5e"].usable_bytes
+    assert content["used_per_device_bytes"] > 4 * 4 * content["parameters"]
+    (attempt,) = content["tried"]
+    assert attempt["fits"]
+    assert attempt["changes"] == {"mesh.data": 1, "mesh.fsdp": -1}
+    assert (
+        "it does with --config.mesh.data=1 --config.mesh.fsdp=-1" in content["verdict"]
+    )
 
 
 @needs_compiler
