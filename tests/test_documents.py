@@ -21,10 +21,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 
 # What stands for something of the reader's own.
-STAND_INS = {
-    "CONFIG": "configs/digits.py",
-    "FILE[:args]": "configs/digits.py",
-}
+STAND_INS = {"CONFIG": "configs/digits.py"}
 
 
 def code_blocks(text: str, language: str) -> list[str]:

@@ -3,7 +3,7 @@
 Left alone, XLA chooses what to move: it has cut attention scores over heads and summed
 gradients as whole arrays. Here the choice is made for it. A block's parameters are cast
 to the compute dtype while they are cut, gathered along `fsdp`, used and dropped; the
-gradient of each is summed and cut in one reduce-scatter. Called inside a
+gradient of each is summed once, and a device keeps its part. Called inside a
 rematerialised scan, so that no more than one block is whole at a time.
 """
 
