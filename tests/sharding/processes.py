@@ -19,8 +19,14 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 400.0
 HEARTBEAT = 10
 
-LIBRARIES = re.compile(r"\[Gloo\]|[IWEF]\d{4} \d\d:\d\d:")
+LOG_LINE = re.compile(r"[IWEF]\d{4} \d\d:\d\d:")
 """Lines in the style of C++, such as the news that a signal came."""
+
+GLOO = re.compile(
+    r"(\[Gloo\] Rank | is connected to | peer ranks\. |"
+    r"Expected number of connected peer ranks is : |\d|\s)*"
+)
+"""What Gloo's threads say in pieces, which may come in any order and on any line."""
 
 Process = subprocess.Popen[str]
 
@@ -125,7 +131,11 @@ def outputs(processes: Sequence[Process]) -> list[str]:
 
 def sentences(text: str) -> list[str]:
     """Lines that are not from the libraries underneath."""
-    return [line for line in text.splitlines() if not LIBRARIES.match(line)]
+    return [
+        line
+        for line in text.splitlines()
+        if not LOG_LINE.match(line) and not GLOO.fullmatch(line)
+    ]
 
 
 def wait_for(processes: Sequence[Process], happened: Callable[[], bool]) -> None:
