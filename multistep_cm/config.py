@@ -52,6 +52,7 @@ def _data() -> ConfigDict:
     data.flip = False  # random horizontal flip
     data.range = (-1.0, 1.0)  # what 0 and 255 become
     data.cache = True  # decode once and keep in memory
+    data.bad_record_fraction = 0.0  # records that may be undecodable; 0: none
     data.num_threads = 2
     data.prefetch = 2  # batches ready ahead of the step
     return data

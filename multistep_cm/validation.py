@@ -69,6 +69,7 @@ NOT_NEGATIVE = (
 )
 
 FRACTIONS = (
+    "data.bad_record_fraction",
     "consistency.target_decay",
     "model.dropout",
     "training.beta1",

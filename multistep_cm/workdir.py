@@ -13,6 +13,7 @@ CONFIG_NAME = "config.json"
 
 MAY_CHANGE = (
     "checkpoint.",
+    "data.bad_record_fraction",
     "data.cache",
     "data.directory",
     "data.num_threads",

@@ -95,7 +95,7 @@ class Task:
     @property
     def data(self) -> str:
         """What tells its data from that of others: they share a reference."""
-        how_read = ("cache", "num_threads", "prefetch")
+        how_read = ("bad_record_fraction", "cache", "num_threads", "prefetch")
         values = self.config.data.to_dict()
         return json.dumps({key: values[key] for key in values if key not in how_read})
 

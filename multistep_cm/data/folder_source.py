@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from multistep_cm.data import transforms
+from multistep_cm.data.bad_records import BadRecordError
 from multistep_cm.data.folders import Images, find_images
 from multistep_cm.data.sources import Batch
 from multistep_cm.errors import UserError
@@ -21,6 +22,7 @@ class FolderSource:
     files: Images
     config: ConfigDict
     fingerprint: str
+    num_bad: int = 0
 
     def __len__(self) -> int:
         return len(self.files.paths)
@@ -36,16 +38,21 @@ class FolderSource:
         for row, index in enumerate(indices.tolist()):
             path = self.files.root / self.files.paths[index]
             try:
-                picture = transforms.as_seen(path.read_bytes())
+                contents = path.read_bytes()
+            except OSError as error:
+                raise UserError(
+                    f"image {str(path)!r} cannot be read: {error}; bring the file back "
+                    "(a run that has begun cannot go on without it)"
+                ) from error
+            try:
+                picture = transforms.as_seen(contents)
                 images[row] = transforms.fit(
                     picture, size, channels, self.config.resize
                 )
             # Decoders raise what they like on broken data, SyntaxError for one.
             except Exception as error:
-                raise UserError(
-                    f"image {str(path)!r} cannot be read: {error}; replace the file "
-                    "(a run that has begun cannot go on without it)"
-                ) from error
+                name = f"image {str(path)!r} (example {index} of {self.split!r})"
+                raise BadRecordError(index, name, error) from error
         return {"image": images, "label": self.files.labels[indices]}
 
 

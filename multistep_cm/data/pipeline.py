@@ -178,6 +178,11 @@ class DataIterator:
         self._position += self.batches.steps_per_call
         return batch
 
+    @property
+    def num_bad(self) -> int:
+        """Records that this process has met and passed over; see `bad_records.py`."""
+        return self.batches.source.num_bad
+
     def state(self) -> dict[str, Any]:
         """The position and what it belongs to: small, in JSON, the same on every host.
 

@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from multistep_cm.data import transforms
+from multistep_cm.data.bad_records import TolerantSource
 from multistep_cm.errors import UserError
 from multistep_cm.sharding.distributed import say
 
@@ -37,6 +38,10 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """What tells it from others of that name, split and length; empty: nothing."""
 
+    @property
+    def num_bad(self) -> int:
+        """Records that were met and passed over, because they cannot be decoded."""
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Batch:
@@ -45,7 +50,8 @@ class Source(Protocol):
     def read(self, indices: np.ndarray) -> Batch:
         """Many: `image` uint8 [N, S, S, C], `label` int32 [N] (0 without labels).
 
-        Raises UserError naming the example that cannot be read.
+        Raises UserError naming the example that cannot be read: BadRecordError when
+        its bytes are there and cannot be decoded.
         """
 
 
@@ -58,6 +64,7 @@ class ArraySource:
     images: np.ndarray
     labels: np.ndarray
     fingerprint: str = ""
+    num_bad: int = 0
 
     def __len__(self) -> int:
         return len(self.images)
@@ -77,12 +84,19 @@ def open_source(config: ConfigDict, split: str) -> Source:
     `config` is the `data` part of a config. Raises UserError as `check_data` does, and
     for an example that cannot be decoded when all are decoded at once.
     """
-    (source,) = _open_uncached(config, [split])
+    (source,) = _open_uncached(config, [split], warn=_tell)
     if not config.cache:
         return source
     _check_cache(config, source)
     images, labels = all_examples(source, config.num_threads)
-    return ArraySource(config.name, split, images, labels, source.fingerprint)
+    return ArraySource(
+        config.name, split, images, labels, source.fingerprint, source.num_bad
+    )
+
+
+def _tell(line: str) -> None:
+    """Also from processes that say nothing else: each reads records of its own."""
+    print(line, flush=True)
 
 
 def check_data(config: ConfigDict) -> None:
@@ -120,8 +134,12 @@ def _open_uncached(
     config: ConfigDict,
     splits: Sequence[str],
     report: Callable[[str], None] = lambda _: None,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> Sequence[Source]:
-    """The splits, after every check that needs no example."""
+    """The splits, after every check that needs no example.
+
+    `report` is told what is there, `warn` of each bad record that is passed over.
+    """
     if config.channels not in transforms.MODES:
         raise UserError(
             f"config key data.channels is {config.channels}, expected 1 (grayscale) or "
@@ -136,10 +154,15 @@ def _open_uncached(
     if config.name == FOLDER:
         from multistep_cm.data.folder_source import open_folder
 
-        return open_folder(config, splits, report)
-    from multistep_cm.data.tfds_source import open_tfds
+        sources: Sequence[Source] = open_folder(config, splits, report)
+    else:
+        from multistep_cm.data.tfds_source import open_tfds
 
-    return [open_tfds(config, split) for split in splits]
+        sources = [open_tfds(config, split) for split in splits]
+    fraction = config.bad_record_fraction
+    if not fraction:
+        return sources
+    return [TolerantSource(source, fraction, warn) for source in sources]
 
 
 def _check_cache(config: ConfigDict, source: Source) -> None:

@@ -1,7 +1,7 @@
 """An image dataset of TFDS, prepared on disk, as a source of examples."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
 from multistep_cm.data import transforms
+from multistep_cm.data.bad_records import BadRecordError
 from multistep_cm.data.builders.catalog import open_builder, prepare_command
 from multistep_cm.data.sources import Batch
 from multistep_cm.errors import UserError
@@ -23,7 +24,10 @@ class TfdsSource:
     split: str
     records: Any  # a TFDS data source
     config: ConfigDict
+    # Of each file in turn: its path, the first record in it, how many there are.
+    files: Sequence[tuple[str, int, int]] = ()
     fingerprint: str = ""
+    num_bad: int = 0
 
     def __len__(self) -> int:
         return len(self.records)
@@ -38,20 +42,29 @@ class TfdsSource:
         images = np.empty((len(indices), size, size, config.channels), np.uint8)
         labels = np.zeros(len(indices), np.int32)
         for row, index in enumerate(indices.tolist()):
+            record = self._record(index)
             try:
-                record = self.records[index]
                 images[row] = transforms.to_array(
                     record[config.image_key], size, config.channels, config.resize
                 )
             # Decoders raise what they like on broken data, SyntaxError for one.
             except Exception as error:
-                raise UserError(
-                    f"{self._example(index)} cannot be read: {error}; prepare the "
-                    "dataset again"
-                ) from error
+                raise BadRecordError(index, self._example(index), error) from error
             if config.label_key:
                 labels[row] = self._label(index, int(record[config.label_key]))
         return {"image": images, "label": labels}
+
+    def _record(self, index: int) -> Any:
+        try:
+            return self.records[index]
+        except OSError as error:
+            raise UserError(
+                f"{self._example(index)} cannot be read: {error}; bring the file back "
+                "or prepare the dataset again"
+            ) from error
+        # A damaged file raises RuntimeError, a damaged record what TFDS's parser likes.
+        except Exception as error:
+            raise BadRecordError(index, self._example(index), error) from error
 
     def _label(self, index: int, label: int) -> int:
         # A label out of range would silently become another class on the device.
@@ -64,7 +77,13 @@ class TfdsSource:
         return label
 
     def _example(self, index: int) -> str:
-        return f"example {index} of split {self.split!r} of dataset {self.name!r}"
+        """Its name, with the file and its place there where they are known."""
+        name = f"example {index} of split {self.split!r} of dataset {self.name!r}"
+        for file, first, number in self.files:
+            if index < number:
+                return f"{name} (record {first + index} of {file})"
+            index -= number
+        return name
 
 
 def open_tfds(config: ConfigDict, split: str) -> TfdsSource:
@@ -73,7 +92,17 @@ def open_tfds(config: ConfigDict, split: str) -> TfdsSource:
     _check_image(config, builder.info.features)
     _check_label(config, builder.info.features)
     records = _open_records(config, builder, split)
-    return TfdsSource(config.name, split, records, config)
+    files: list[tuple[str, int, int]] = []
+    if builder.info.splits:  # mocked datasets have none
+        files = [
+            (
+                part.filename,
+                part.skip,
+                part.take,
+            )
+            for part in builder.info.splits[split].file_instructions
+        ]
+    return TfdsSource(config.name, split, records, config, files)
 
 
 def _open_records(

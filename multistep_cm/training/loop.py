@@ -171,6 +171,8 @@ class Run:
             values["images_per_second"] = bar.images_per_second
             if self.speed:
                 values["mfu"] = self.speed.mfu(bar.images_per_second)
+        if self.config.data.bad_record_fraction:
+            values["bad_records"] = self.data.num_bad
         self.writer.scalars(step, values)
         bar.show({name: values[name] for name in ("loss", "mfu") if name in values})
 

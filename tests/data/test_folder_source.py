@@ -13,6 +13,7 @@ from PIL import Image
 
 from multistep_cm.config import default_config
 from multistep_cm.data import sources
+from multistep_cm.data.bad_records import BadRecordError
 from multistep_cm.data.folder_source import FolderSource
 from multistep_cm.data.pipeline import Batches, DataIterator
 from multistep_cm.errors import UserError
@@ -209,6 +210,7 @@ def test_photographs_are_upright(
     np.testing.assert_array_equal(one_image(config, contents), turned(COLOR))
 
 
+NAMED = r"x\.png' \(example 0 of 'train'\) cannot be read"
 DEEP = Image.fromarray(np.full((4, 4), 70000, np.int32))
 WHOLE = encoded(Image.fromarray(random_image(64, 64, 3)), "PNG")
 
@@ -227,10 +229,10 @@ WHOLE = encoded(Image.fromarray(random_image(64, 64, 3)), "PNG")
 def test_a_file_that_cannot_be_read_is_named(
     config: ConfigDict, contents: bytes, expected: str
 ) -> None:
-    with pytest.raises(UserError, match=rf"x\.png' cannot be read: .*{expected}") as e:
+    with pytest.raises(BadRecordError, match=rf"{NAMED}: .*{expected}") as e:
         one_image(config, contents)
     assert "\n" not in str(e.value)
-    assert "replace the file" in str(e.value)
+    assert "--config.data.bad_record_fraction=0.01" in str(e.value)
 
 
 def test_a_file_that_went_away_is_named(config: ConfigDict) -> None:
