@@ -29,6 +29,7 @@ from multistep_cm.errors import UserError
 from multistep_cm.evaluation.evaluate import load_reference
 from multistep_cm.evaluation.measure import measure
 from multistep_cm.evaluation.results import Row
+from multistep_cm.files import write_text
 from multistep_cm.generation import (
     SamplingOptions,
     balanced_labels,
@@ -36,7 +37,7 @@ from multistep_cm.generation import (
 )
 from multistep_cm.sharding.mesh import make_mesh
 from multistep_cm.training.teacher import load_ema
-from multistep_cm.workdir import read_config, write_text
+from multistep_cm.workdir import read_config
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "guidance.md"
 BEGIN, END = (
@@ -126,7 +127,7 @@ def measure_all(
     """Sample the teacher of a seed in every way; train and measure its students."""
     floors_path = settings.workdir / "floors.json"
     if not floors_path.exists():
-        floors_path.write_text(json.dumps(students.prepare(settings), indent=2))
+        write_text(floors_path, json.dumps(students.prepare(settings), indent=2))
     missing = [
         way
         for way in TEACHER_WAYS

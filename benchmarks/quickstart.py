@@ -25,6 +25,7 @@ from multistep_cm.data.sources import all_examples, open_source
 from multistep_cm.errors import UserError
 from multistep_cm.evaluation.evaluate import evaluate_run, load_reference
 from multistep_cm.evaluation.results import Row
+from multistep_cm.files import write_text
 from multistep_cm.generation import SamplingOptions, sampling_options
 from multistep_cm.inspection.collect import (
     REPORT_NAME,
@@ -36,7 +37,7 @@ from multistep_cm.reporting import content
 from multistep_cm.reporting.grids import comparison_grid, save_png
 from multistep_cm.reporting.tables import format_rows
 from multistep_cm.training.loop import train
-from multistep_cm.workdir import read_config, write_text
+from multistep_cm.workdir import read_config
 
 CONFIG = Path(__file__).parents[1] / "configs" / "digits.py"
 STUDENTS = (("cd", 8), ("cd", 4), ("cd", 2), ("cd", 1), ("ct", 4))

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from benchmarks.documents import replace_between, split_at_marks
 from multistep_cm.errors import UserError
+from multistep_cm.files import write_text
 from multistep_cm.reporting.tables import format_rows
-from multistep_cm.workdir import write_text
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- results: python -m benchmarks.readme -->", "<!-- end of results -->"

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -27,6 +26,7 @@ from safetensors.numpy import save_file
 from multistep_cm import provenance
 from multistep_cm.diffusion.samplers import XVariance
 from multistep_cm.errors import UserError
+from multistep_cm.files import write_text, written_aside
 from multistep_cm.generation import SamplingOptions, make_generate
 from multistep_cm.losses.signature import Params
 
@@ -146,8 +146,11 @@ def write_weights(path: Path, weights: Weights, step: int, config: ConfigDict) -
         "train_step": str(step),
         "config": json.dumps(portable_config(config), sort_keys=True),
     }
-    with _aside(path) as aside:
-        save_file(weights, aside, metadata)
+    with written_aside(path) as aside:
+        try:
+            save_file(weights, aside, metadata)
+        except SafetensorError as error:
+            raise UserError(f"{path} cannot be written: {error}") from error
 
 
 def write_export(
@@ -161,7 +164,7 @@ def write_export(
 ) -> list[Path]:
     """Write the program, the weights if they go beside it, and what they are."""
     sampler_path, weights_path = folder / SAMPLER_NAME, folder / WEIGHTS_NAME
-    with _aside(sampler_path) as aside:
+    with written_aside(sampler_path) as aside:
         aside.write_bytes(exported.serialize())
     paths = [sampler_path]
     if to.baked:
@@ -171,9 +174,8 @@ def write_export(
         write_weights(weights_path, weights, step, config)
         paths.append(weights_path)
     digests = {path.name: _sha256(path) for path in paths}
-    with _aside(folder / DESCRIPTION_NAME) as aside:
-        text = json.dumps({**description, "sha256": digests}, indent=2)
-        aside.write_text(text + "\n")
+    text = json.dumps({**description, "sha256": digests}, indent=2)
+    write_text(folder / DESCRIPTION_NAME, text + "\n")
     return [*paths, folder / DESCRIPTION_NAME]
 
 
@@ -211,20 +213,6 @@ def describe(
         "calling_convention_version": exported.calling_convention_version,
         "config": portable_config(config),
     }
-
-
-@contextlib.contextmanager
-def _aside(path: Path) -> Iterator[Path]:
-    """A name to write to, renamed to `path` at the end; UserError if that fails."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield aside
-        aside.replace(path)
-    except (OSError, SafetensorError) as error:
-        why = getattr(error, "strerror", error)
-        raise UserError(f"{path} cannot be written: {why}") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _sha256(path: Path) -> str:

@@ -1,6 +1,5 @@
 """A run's folder: its config, and whether a run may go on in it."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from ml_collections import ConfigDict
 
 from multistep_cm import config as configs
 from multistep_cm.errors import UserError
+from multistep_cm.files import read_text, reason, write_text
 
 CONFIG_NAME = "config.json"
 
@@ -35,13 +35,15 @@ def read_config(workdir: Path) -> ConfigDict:
     if not workdir.is_dir():
         raise UserError(f"workdir {workdir} does not exist: train a run into it first")
     try:
-        text = path.read_text()
+        text = read_text(path)
     except FileNotFoundError as error:
         raise UserError(
             f"{workdir} is no workdir: it holds no {CONFIG_NAME}; train a run into it"
         ) from error
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{path} cannot be read: {reason(error)}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not a config in JSON: {error}") from error
     return configs.from_json(text, str(path))
 
 
@@ -91,14 +93,3 @@ def check_shared(workdir: Path, config: ConfigDict) -> None:
             f"{path} is not what process 0 has written there: several processes need "
             "one --workdir that all of them share"
         )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write beside the file, then rename over it: readers see the old or the new."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        aside.write_text(text)
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error

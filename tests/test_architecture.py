@@ -31,15 +31,16 @@ PARTS = {
 NUMERICS = {"diffusion", "errors", "losses", "models", "sharding"}
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
+    "files": {"errors"},
     "diffusion": set(),
     "losses": {"diffusion"},
     "truth": {"diffusion"},
     "models": set(),
-    "data": {"errors", "sharding"},
+    "data": {"errors", "files", "sharding"},
     "sharding": {"errors"},
-    "reporting": {"errors"},
-    "config": {"errors"},
-    "workdir": {"config", "errors"},
+    "reporting": {"errors", "files"},
+    "config": {"errors", "files"},
+    "workdir": {"config", "errors", "files"},
     "chips": set(),
     "flops": set(),
     "digests": {"sharding"},
@@ -51,7 +52,7 @@ ROOMS: dict[str, set[str]] = {
     "generation": NUMERICS | {"data", "factory", "methods", "step"},
     "validation": NUMERICS | {"config", "data", "methods"},
     "provenance": set(),
-    "exporting": NUMERICS | {"generation", "provenance"},
+    "exporting": NUMERICS | {"files", "generation", "provenance"},
 }
 ROOMS["training"] = set(ROOMS)
 ROOMS["evaluation"] = set(ROOMS)

@@ -29,9 +29,9 @@ from benchmarks.mixtures.students import (
     teacher_trainer,
 )
 from multistep_cm.errors import UserError
+from multistep_cm.files import write_text
 from multistep_cm.losses.segments import ConsistencyOptions
 from multistep_cm.losses.signature import Params
-from multistep_cm.workdir import write_text
 
 PRESET = "ring"
 STUDENT_STEPS = (1, 8)

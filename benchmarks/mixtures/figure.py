@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 
 from benchmarks.mixtures.students import SCHEDULE, Problem
 from multistep_cm.diffusion import ddim
+from multistep_cm.files import written_aside
 from multistep_cm.losses.signature import Params
 from multistep_cm.truth import flows, mixtures, presets
 
@@ -52,7 +53,8 @@ def draw(path: Path, problem: Problem, students: Mapping[int, Params]) -> None:
     axes[-1].set_title("∞ steps (exact flow)")
     axes[0].set_ylabel("z")
     figure.tight_layout(w_pad=0.6)
-    figure.savefig(path, dpi=110)
+    with written_aside(path) as aside:
+        figure.savefig(aside, dpi=110, format=path.suffix[1:])
     plt.close(figure)
 
 

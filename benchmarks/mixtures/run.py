@@ -36,8 +36,8 @@ from benchmarks.mixtures.students import (
 )
 from benchmarks.mixtures.tables import Row
 from multistep_cm.errors import UserError
+from multistep_cm.files import write_text
 from multistep_cm.losses.signature import Params
-from multistep_cm.workdir import write_text
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "truth.md"
 PRESETS = ("two_normals", "ring")

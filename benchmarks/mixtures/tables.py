@@ -11,7 +11,7 @@ from benchmarks.documents import replace_between, split_at_marks
 from benchmarks.mixtures.measures import Yardstick
 from benchmarks.samplers.measures import sliced_wasserstein
 from multistep_cm.errors import UserError
-from multistep_cm.workdir import write_text
+from multistep_cm.files import write_text
 
 Row: TypeAlias = dict[str, Any]
 """method, steps, seed, and a float for each measure that was taken."""

@@ -18,6 +18,7 @@ from benchmarks.samplers.layout import (
     presets_of,
 )
 from benchmarks.samplers.measures import METRICS
+from multistep_cm.files import written_aside
 
 # The colours of Okabe and Ito, which the colour-blind can tell apart. Marks differ too.
 STYLES: dict[str, dict[str, Any]] = {
@@ -61,7 +62,9 @@ def draw(results: Results, path: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=100)
     # Few colours are in it: a palette makes the file a third as large.
-    Image.open(buffer).convert("RGB").quantize(64).save(path, optimize=True)
+    picture = Image.open(buffer).convert("RGB").quantize(64)
+    with written_aside(path) as aside:
+        picture.save(aside, format="PNG", optimize=True)
 
 
 def _draw_panel(axes: Axes, results: Results, preset: str, metric: str) -> None:

@@ -21,8 +21,8 @@ from benchmarks.samplers.plot import draw
 from benchmarks.samplers.sampling import Results, empty_results, measure_preset
 from benchmarks.samplers.summary import report
 from multistep_cm.errors import UserError
+from multistep_cm.files import write_text
 from multistep_cm.truth.presets import PRESETS
-from multistep_cm.workdir import write_text
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "samplers.md"
 BEGIN, END = "<!-- tables: python -m benchmarks.samplers -->", "<!-- end of tables -->"

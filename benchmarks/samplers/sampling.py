@@ -26,10 +26,10 @@ from multistep_cm.diffusion.samplers import Grid, Method, network_calls, sample
 from multistep_cm.diffusion.schedules import Schedule, cosine
 from multistep_cm.diffusion.x_variance import measure_x_variance, table_x_variance
 from multistep_cm.errors import UserError
+from multistep_cm.files import write_text
 from multistep_cm.truth import flows, mixtures
 from multistep_cm.truth.mixtures import Mixture
 from multistep_cm.truth.presets import PRESETS
-from multistep_cm.workdir import write_text
 
 SCHEDULE = cosine()
 FLOOR_REPEATS = 16

@@ -21,7 +21,7 @@ from benchmarks.documents import replace_between
 from benchmarks.scaling.layout import CONFIG, Row, all_rows
 from benchmarks.scaling.text import chips_table, printed_plans, weak_table
 from multistep_cm.errors import UserError
-from multistep_cm.workdir import write_text
+from multistep_cm.files import write_text
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "scaling.md"

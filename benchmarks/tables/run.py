@@ -30,7 +30,7 @@ from benchmarks.tables.students import Settings, Student
 from benchmarks.tables.text import Rows, table_text
 from multistep_cm.commands.main import split_overrides
 from multistep_cm.errors import UserError
-from multistep_cm.workdir import write_text
+from multistep_cm.files import write_text
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "results.md"
 TEACHER_METHODS = ("ddim", "addim")

@@ -20,9 +20,10 @@ from multistep_cm.evaluation.evaluate import evaluate_run, load_reference
 from multistep_cm.evaluation.features import Classifier
 from multistep_cm.evaluation.measure import Reference
 from multistep_cm.evaluation.results import Row
+from multistep_cm.files import write_text
 from multistep_cm.generation import SamplingOptions, sampling_options
 from multistep_cm.training.loop import TrainingDivergedError, train
-from multistep_cm.workdir import read_config, write_text
+from multistep_cm.workdir import read_config
 
 CONFIG = Path(__file__).parents[2] / "configs" / "digits.py"
 NOISE_SEED = 1

@@ -72,10 +72,10 @@ def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
             os.execve(sys.executable, command, wanted)
 
     from multistep_cm.config import load_config
+    from multistep_cm.files import write_text
     from multistep_cm.planning.making import Request, make_plan
     from multistep_cm.planning.plan import to_json
     from multistep_cm.planning.report import format_plan
-    from multistep_cm.workdir import write_text
 
     plan = make_plan(
         Request(

@@ -155,3 +155,5 @@ def load_classifier(path: str | Path) -> tuple[Classifier, str]:
         return classifier, str(arrays["fingerprint"])
     except KeyError as error:
         raise ValueError(f"no {error} in it") from error
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"it holds no classifier: {error}") from error

@@ -20,6 +20,7 @@ from multistep_cm.errors import UserError
 from multistep_cm.evaluation import npz
 from multistep_cm.evaluation.inception import NUM_CLASSES, SIDE, Inception
 from multistep_cm.evaluation.torch_file import read_tensors
+from multistep_cm.files import check_regular
 
 URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
@@ -56,6 +57,7 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
             arrays = npz.read_arrays(path)
             found = str(arrays.pop(SOURCE, np.array("")))
         else:
+            check_regular(path)
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             arrays = {}

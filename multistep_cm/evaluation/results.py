@@ -15,9 +15,9 @@ from multistep_cm import provenance
 from multistep_cm.diffusion.guidance import ALWAYS
 from multistep_cm.errors import UserError
 from multistep_cm.exporting import portable_config
+from multistep_cm.files import read_text, write_text
 from multistep_cm.generation import SamplingOptions
 from multistep_cm.training.methods import METHODS
-from multistep_cm.workdir import write_text
 
 EVALUATION_NAME = "evaluation.json"
 
@@ -55,10 +55,10 @@ def read_results(workdir: Path) -> dict[str, Any]:
     """
     path = workdir / EVALUATION_NAME
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(read_text(path))
     except FileNotFoundError:
         return {"rows": []}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read ({error}): move it away and evaluate again"
         ) from error

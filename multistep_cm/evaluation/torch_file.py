@@ -9,13 +9,20 @@ archive of PyTorch 1.6 and later, and the plain sequence before it.
 import collections
 import dataclasses
 import io
+import math
 import pickletools  # lists the words of a description; it calls nothing
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from multistep_cm.files import read_bytes
+
+LARGEST_FILE = 2**31
+"""Bytes; the file is held in memory, so that nothing longer can be asked of it."""
 
 DTYPES = {
     "torch.DoubleStorage": "<f8",
@@ -64,21 +71,25 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
       FileNotFoundError: no such file.
       ValueError: not such a file, damaged, or it holds more than named tensors.
     """
-    with Path(path).open("rb") as file:
-        try:
-            if zipfile.is_zipfile(file):
-                return _read_zip(file)
-            file.seek(0)
-            return _read_sequence(file)
-        except (
-            *(zipfile.BadZipFile, EOFError, NotImplementedError, RecursionError),
-            *(LookupError, TypeError, OverflowError, AttributeError, MemoryError),
-        ) as error:
-            raise ValueError(f"{type(error).__name__}: {error}") from error
+    file = io.BytesIO(read_bytes(Path(path), LARGEST_FILE))
+    try:
+        if zipfile.is_zipfile(file):
+            return _read_zip(file)
+        file.seek(0)
+        return _read_sequence(file)
+    except (
+        *(zipfile.BadZipFile, EOFError, RuntimeError, OSError, zlib.error),
+        *(LookupError, TypeError, OverflowError, AttributeError, MemoryError),
+    ) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def _read_zip(file: BinaryIO) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            # Torch packs none. Packed ones could hold a thousand times the file.
+            if entry.compress_type or entry.file_size != entry.compress_size:
+                raise ValueError(f"its entry {entry.filename!r:.40} is packed")
         names = archive.namelist()
         found = [name for name in names if name.endswith("/data.pkl")]
         if len(found) != 1:
@@ -108,7 +119,7 @@ def _read_sequence(file: BinaryIO) -> dict[str, np.ndarray]:
     for key in _interpret(file):
         count = int.from_bytes(_exactly(file, 8), "little")
         if key not in storages or storages[key].count != count:
-            raise ValueError(f"storage {key} is not the one described")
+            raise ValueError(f"storage {key!r:.40} is not the one described")
         bytes_of[key] = _exactly(file, count * storages[key].dtype.itemsize)
     return {name: _view(t, bytes_of[t.storage.key]) for name, t in described.items()}
 
@@ -124,8 +135,8 @@ def _named_tensors(described: Any) -> dict[str, _Tensor]:
     if not isinstance(described, dict):
         raise ValueError(f"it holds a {type(described).__name__}, not named tensors")
     for name, value in described.items():
-        if not isinstance(name, str) or not isinstance(value, _Tensor):
-            raise ValueError(f"{name!r} in it is no tensor")
+        if not isinstance(value, _Tensor):
+            raise ValueError(f"{name!r:.40} in it is no tensor")
     return described
 
 
@@ -142,6 +153,8 @@ def _view(tensor: _Tensor, data: bytes) -> np.ndarray:
     is_empty = 0 in tensor.shape
     if min(numbers) < 0 or (not is_empty and tensor.offset + reach >= len(flat)):
         raise ValueError("a tensor reaches out of its storage")
+    if math.prod(tensor.shape) > len(flat):  # strides of 0 repeat numbers without end
+        raise ValueError("a tensor has more numbers than its storage")
     strides = [stride * storage.dtype.itemsize for stride in tensor.strides]
     view = np.lib.stride_tricks.as_strided(
         flat[tensor.offset :], tensor.shape, strides, writeable=False
@@ -226,6 +239,9 @@ TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 def _extend(container: Any, values: list[Any]) -> None:
     if isinstance(container, dict):
+        # Nothing else: the hash of nested tuples can take for ever.
+        if not all(isinstance(key, str) for key in values[::2]):
+            raise ValueError("it names something with what is no text")
         container.update(zip(values[::2], values[1::2], strict=True))
     elif isinstance(container, list):
         container.extend(values)
@@ -235,20 +251,28 @@ def _extend(container: Any, values: list[Any]) -> None:
 
 def _storage(identity: Any) -> _Storage:
     kind, storage, key, _, count, *rest = identity
+    if not isinstance(key, str) or not isinstance(count, int):
+        raise ValueError("a storage in it has no name or no length")
     if kind != "storage" or storage.name not in DTYPES or any(rest):
-        raise ValueError(f"its storage {key!r} is of an unknown kind")
-    return _Storage(np.dtype(DTYPES[storage.name]), str(key), int(count))
+        raise ValueError(f"its storage {key!r:.40} is of an unknown kind")
+    return _Storage(np.dtype(DTYPES[storage.name]), key, count)
 
 
 def _call(function: Any, arguments: tuple[Any, ...]) -> Any:
     match function:
         case _Name("collections.OrderedDict"):
-            return collections.OrderedDict(*arguments)
+            if arguments:
+                raise ValueError("it fills a dict in an unknown way")
+            return collections.OrderedDict()
         case _Name("torch._utils._rebuild_tensor_v2"):
             storage, offset, shape, strides, *_ = arguments
             if not isinstance(storage, _Storage):
                 raise ValueError("a tensor in it has no storage")
-            return _Tensor(storage, int(offset), tuple(shape), tuple(strides))
+            if not all(isinstance(n, int) for n in (offset, *shape, *strides)):
+                raise ValueError("a tensor in it has no shape of whole numbers")
+            return _Tensor(storage, offset, tuple(shape), tuple(strides))
         case _Name("torch._utils._rebuild_parameter"):
             return arguments[0]
-    raise ValueError(f"it asks to call {function}, which makes no tensor")
+    if isinstance(function, _Name):
+        raise ValueError(f"it asks to call {function}, which makes no tensor")
+    raise ValueError("it asks to call what is no function")

@@ -11,6 +11,7 @@ import numpy as np
 
 from multistep_cm import provenance
 from multistep_cm.errors import UserError
+from multistep_cm.files import write_text
 from multistep_cm.inspection.pictures import (
     Drawn,
     draw,
@@ -31,7 +32,6 @@ from multistep_cm.reporting.content import Missing, Pictures, Report, Strip
 from multistep_cm.reporting.curves import TEACHER
 from multistep_cm.reporting.progress import progress
 from multistep_cm.reporting.report import render
-from multistep_cm.workdir import write_text
 
 REPORT_NAME = "report.html"
 

@@ -106,7 +106,7 @@ def newest_step(workdir: Path) -> int | None:
     """The last step that was saved; None without checkpoints."""
     folder = workdir / "checkpoints"
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return max((int(name) for name in names if name.isdigit()), default=None)
+    return max((int(name) for name in names if name.isdecimal()), default=None)
 
 
 def command(name: str, *words: str) -> str:

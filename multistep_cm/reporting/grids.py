@@ -5,12 +5,13 @@ data is a clean square. Nothing is ever made smaller. Labels are drawn in the fo
 Pillow brings; it has ASCII and little more.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from multistep_cm.files import written_aside
 
 _PAPER = (255, 255, 255)
 _INK = (36, 41, 47)
@@ -120,15 +121,14 @@ def comparison_grid(
 
 
 def save_png(path: str | Path, image: Image.Image) -> Path:
-    """Writes a PNG aside and renames it; makes missing folders; returns `path`."""
+    """Writes a PNG aside and renames it; makes missing folders; returns `path`.
+
+    Raises UserError when it cannot be written.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with written_aside(path) as aside:
         image.save(aside, format="PNG", optimize=True)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
     return path
 
 

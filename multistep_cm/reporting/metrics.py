@@ -7,7 +7,6 @@ step. JSON has no NaN and no infinity, so those are written as the strings "nan"
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ import numpy as np
 import tensorboardX
 
 from multistep_cm.errors import UserError
+from multistep_cm.files import written_aside
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -165,18 +165,14 @@ def _repair(path: Path, resume_step: int | None) -> None:
     new = "".join(json.dumps(row) + "\n" for row in kept).encode()
     if new == old:
         return
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("wb") as file:
-        file.write(new)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    with written_aside(path) as aside:
+        aside.write_bytes(new)
 
 
 def _parse(line: str) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if isinstance(row, dict) and type(row.get("step")) is int:
         return row

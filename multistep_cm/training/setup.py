@@ -24,6 +24,7 @@ from multistep_cm.data.pipeline import (
 )
 from multistep_cm.data.sources import check_data, open_source
 from multistep_cm.errors import UserError
+from multistep_cm.files import write_text
 from multistep_cm.losses.signature import Params, Predict
 from multistep_cm.models.build import DTYPES
 from multistep_cm.sharding.agreement import (
@@ -47,7 +48,7 @@ from multistep_cm.training.state import TrainState, make_state
 from multistep_cm.training.step import TrainStep, compile_step, make_train_step
 from multistep_cm.training.teacher import check_teacher, load_ema
 from multistep_cm.validation import check_batch, validate
-from multistep_cm.workdir import check_shared, open_workdir, write_text
+from multistep_cm.workdir import check_shared, open_workdir
 
 OVERVIEW_NAME = "parameters.txt"
 

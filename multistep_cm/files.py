@@ -1,0 +1,84 @@
+"""Files read within bounds, and written aside: readers see the old one or the new one.
+
+What a file says of its size is never believed before the bytes are there, and no file
+is read that does not end: a pipe would be waited for, a device would fill the memory.
+"""
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from multistep_cm.errors import UserError
+
+LARGEST_TEXT = 2**24
+"""Bytes of a config or of results: those of any run are a thousand times smaller."""
+
+
+@contextlib.contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to; at the end it is on disk and takes its place.
+
+    After an error nothing of it is left and `path` is what it was. Raises UserError
+    when the system refuses, as a full disk does.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield aside
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {reason(error)}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file aside, in UTF-8; UserError when it cannot be written."""
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def read_text(path: Path, most_bytes: int = LARGEST_TEXT) -> str:
+    """A text file in UTF-8.
+
+    Raises:
+      OSError: it does not exist or cannot be read.
+      ValueError: it is larger, is no UTF-8, or is a folder, pipe or device.
+    """
+    try:
+        return read_bytes(path, most_bytes).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} of it is no UTF-8 text") from error
+
+
+def read_bytes(path: Path, most_bytes: int) -> bytes:
+    """A whole file of so many bytes at most.
+
+    Raises:
+      OSError: it does not exist or cannot be read.
+      ValueError: it is larger, or is a folder, pipe or device.
+    """
+    check_regular(path)
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most_bytes:
+            raise ValueError(
+                f"it has {size:,} bytes, expected {most_bytes:,} at the most"
+            )
+        return file.read(most_bytes)
+
+
+def check_regular(path: Path) -> None:
+    """ValueError for what is neither a file nor a link to one; OSError for nothing."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        kind = "a folder" if path.is_dir() else "a pipe or device"
+        raise ValueError(f"it is {kind}, expected a file")
+
+
+def reason(error: OSError) -> str:
+    """What the system says of an error, without the name of a file."""
+    return error.strerror or str(error) or type(error).__name__
