@@ -6,11 +6,15 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from multistep_cm.data.builders.digit_scenes import DigitScenes
 from multistep_cm.data.builders.digits8 import Digits8
 from multistep_cm.errors import UserError
 
 # Datasets of this package. They need no download and are prepared on first use.
-BUILDERS: Mapping[str, type[tfds.core.GeneratorBasedBuilder]] = {"digits8": Digits8}
+BUILDERS: Mapping[str, type[tfds.core.GeneratorBasedBuilder]] = {
+    "digits8": Digits8,
+    "digit_scenes": DigitScenes,
+}
 
 
 def open_builder(name: str, directory: str = "") -> tfds.core.DatasetBuilder:
@@ -23,8 +27,9 @@ def open_builder(name: str, directory: str = "") -> tfds.core.DatasetBuilder:
     a directory in which one of our datasets cannot be written.
     """
     data_dir = str(Path(directory).expanduser()) if _is_local(directory) else directory
-    if name in BUILDERS:
-        return prepared(BUILDERS[name], data_dir)
+    base, _, variant = name.partition("/")
+    if base in BUILDERS and variant in _variants(BUILDERS[base]):
+        return prepared(BUILDERS[base], data_dir, variant)
     try:
         return tfds.builder(name, data_dir=data_dir or None)
     # TFDS says "no such dataset", "no such config" and "no such version" in these.
@@ -56,8 +61,17 @@ def _unknown(name: str, directory: str) -> str:
     )
 
 
+def _variants(
+    builder_class: type[tfds.core.GeneratorBasedBuilder],
+) -> tuple[str, ...]:
+    """What may stand behind the "/" of a dataset's name; "" is the first of them."""
+    return ("", *(config.name for config in builder_class.BUILDER_CONFIGS))
+
+
 def prepared(
-    builder_class: type[tfds.core.GeneratorBasedBuilder], data_dir: str
+    builder_class: type[tfds.core.GeneratorBasedBuilder],
+    data_dir: str,
+    variant: str = "",
 ) -> tfds.core.GeneratorBasedBuilder:
     """A builder of ours with its data on disk, generated if absent or not whole.
 
@@ -66,7 +80,11 @@ def prepared(
     """
 
     def make() -> tfds.core.GeneratorBasedBuilder:
-        return builder_class(data_dir=data_dir or None, file_format="array_record")
+        return builder_class(
+            data_dir=data_dir or None,
+            config=variant or None,
+            file_format="array_record",
+        )
 
     try:
         builder = make()
@@ -106,8 +124,12 @@ def generate(builder: tfds.core.GeneratorBasedBuilder) -> None:
         builder.download_and_prepare(download_config=config)
     except OSError:
         # Another process may have been faster: then its folder is in the way of ours.
-        root = builder.data_dir_root
-        if not is_whole(type(builder)(data_dir=root, file_format="array_record")):
+        again = type(builder)(
+            data_dir=builder.data_dir_root,
+            config=builder.builder_config,
+            file_format="array_record",
+        )
+        if not is_whole(again):
             raise
     finally:
         tfds.enable_progress_bar()
