@@ -9,6 +9,7 @@ Each process reads, holds and verifies what its own devices need. What one finds
 is said to all before any goes on, so that none waits for another that has failed.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -43,6 +44,10 @@ Trees = dict[str, Any]
 """A name of `TREE_ITEMS` to a pytree of arrays, or of shapes to restore into."""
 
 
+class SaveError(UserError):
+    """A checkpoint could not be written."""
+
+
 class _Manager(ocp.CheckpointManager):
     """Orbax's manager, which leaves the question of a stop to the train loop.
 
@@ -61,6 +66,7 @@ class Checkpoints:
         """Open `workdir/checkpoints`: to read, or to write and `keep` the newest."""
         self.directory = workdir.resolve() / "checkpoints"
         self._read_only = keep is None
+        self._unchecked: int | None = None  # the step of the last save
         self._manager = _Manager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -106,10 +112,11 @@ class Checkpoints:
         """Copy the trees off the devices and write them in the background.
 
         The caller may donate the arrays as soon as this returns. Raises
-        FloatingPointError for a leaf that is not finite, and whatever an earlier
-        background save ran into. A step that is already saved is left alone.
+        FloatingPointError for a leaf that is not finite, and SaveError when this save
+        cannot begin or an earlier one has failed. A step that is already saved is left
+        alone.
         """
-        self._manager.check_for_errors()
+        self.wait()
         if step in self._manager.all_steps():
             return
         wait_for_all("save")
@@ -121,15 +128,17 @@ class Checkpoints:
             "config": digests.json_digest(config),
         }
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
-        saved = self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                **items,
-                data=ocp.args.JsonSave(dict(data_state)),
-                config=ocp.args.JsonSave(dict(config)),
-                digests=digests.DigestSave(trees, others),
-            ),
-        )
+        with self._told(step):
+            saved = self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    **items,
+                    data=ocp.args.JsonSave(dict(data_state)),
+                    config=ocp.args.JsonSave(dict(config)),
+                    digests=digests.DigestSave(trees, others),
+                ),
+            )
+        self._unchecked = step
         if not saved:
             raise RuntimeError(
                 f"Orbax did not save step {step} in {self.directory}; steps there: "
@@ -137,9 +146,33 @@ class Checkpoints:
             )
 
     def wait(self) -> None:
-        """Return when the last save is on disk; raise what it ran into."""
-        self._manager.wait_until_finished()
-        self._manager.check_for_errors()
+        """Return when the last save is on disk; SaveError when it failed."""
+        step, self._unchecked = self._unchecked, None
+        with self._told(step):
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+
+    def check(self) -> None:
+        """Raise SaveError when the last save has failed; waits for nothing."""
+        if self._unchecked is None or self._manager.is_saving_in_progress():
+            return
+        self.wait()
+
+    @contextlib.contextmanager
+    def _told(self, step: int | None) -> Iterator[None]:
+        """What Orbax raises while it saves, in one sentence."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            good = [int(p.name) for p in self.directory.glob("*") if p.name.isdecimal()]
+            raise SaveError(
+                f"checkpoint {step} cannot be written to {self.directory} "
+                f"({_first_cause(error)}); the last complete one there is "
+                f"{f'of step {max(good)}' if good else 'none'}: mend the disk, and the "
+                "same command goes on from it"
+            ) from error
 
     def restore(self, targets: Trees) -> tuple[int, Trees, dict[str, Any]] | None:
         """The newest good step: its number, the trees asked for, the data position.
@@ -308,11 +341,15 @@ def _or_reason(read: Callable[[], T]) -> tuple[T | None, str]:
         raise
     except Exception as error:
         # Orbax raises many types for damaged files; none may end a run that an older
-        # step can continue. The first cause says most.
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        return None, (str(cause).splitlines() or [type(cause).__name__])[0]
+        # step can continue.
+        return None, _first_cause(error)
+
+
+def _first_cause(error: BaseException) -> str:
+    """A line about what an error began with, which says most."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _check_same_tree(path: Path, stored_tree: Any, target: Any) -> None:

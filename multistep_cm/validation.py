@@ -61,6 +61,7 @@ NOT_NEGATIVE = (
     "consistency.eta",
     "consistency.multiscale",
     "consistency.guidance_scale",
+    "training.stall_timeout",
     "training.warmup_steps",
     "sampling.guidance_scale",
     "sampling.eta",

@@ -24,6 +24,7 @@ MAY_CHANGE = (
     "sampling.",
     "teacher.workdir",
     "training.log_every",
+    "training.stall_timeout",
     "training.steps_per_call",
 )
 """Keys that a resumed run may change: they alter no trained number."""

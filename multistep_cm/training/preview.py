@@ -37,15 +37,21 @@ class Preview:
         last = step == self.config.training.num_steps
         return last or bool(sampling.every_steps and step % sampling.every_steps == 0)
 
+    def compile(self) -> Generator:
+        """The sampler, compiled once."""
+        if self._generator is None:
+            options = sampling_options(self.config)
+            number = self.config.sampling.num_previews
+            self._generator = compile_generator(self.config, options, self.mesh, number)
+        return self._generator
+
     def draw(self, step: int, state: TrainState) -> None:
         """Sample both weights; every process samples, the main one writes."""
         number = self.config.sampling.num_previews
         labels = balanced_labels(number, self.config.data.num_classes)
-        if self._generator is None:
-            options = sampling_options(self.config)
-            self._generator = compile_generator(self.config, options, self.mesh, number)
-        averaged = self._generator(state.ema, labels, seed=0)
-        raw = self._generator(state.params, labels, seed=0)
+        generator = self.compile()
+        averaged = generator(state.ema, labels, seed=0)
+        raw = generator(state.params, labels, seed=0)
         if not is_main_process():
             return
         self.folder.mkdir(exist_ok=True)

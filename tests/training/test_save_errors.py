@@ -1,0 +1,105 @@
+"""A save that fails in the background ends the run at the next step, in a sentence."""
+
+import errno
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from multistep_cm import digests
+from multistep_cm.checkpoints import SaveError
+from multistep_cm.training import setup
+from multistep_cm.training.loop import train
+from tests.training.tiny import one_device, tiny_config
+
+
+@pytest.fixture(autouse=True, scope="module")
+def single() -> Iterator[None]:
+    with one_device():
+        yield
+
+
+def await_saves() -> None:
+    """Until no thread of Orbax that saves is left."""
+    while any("save_finalize" in thread.name for thread in threading.enumerate()):
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The calls of the compiled step, each made when the last save has ended."""
+    build, made = setup.build_step, list[int]()
+
+    def build_step(*arguments: Any) -> Callable[..., Any]:
+        compiled = build(*arguments)
+
+        def call(*arguments: Any) -> Any:
+            made.append(len(made) + 1)
+            result = compiled(*arguments)
+            await_saves()
+            return result
+
+        return call
+
+    monkeypatch.setattr(setup, "build_step", build_step)
+    return made
+
+
+def test_a_full_disk_is_noticed_at_the_next_step(
+    digits_directory: Path,
+    tmp_path: Path,
+    steps: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = digests._sha256
+
+    def full(data: Any) -> str:
+        # In Orbax's thread, while the steps go on.
+        if len(steps) >= 4:
+            while len(steps) < 5:
+                time.sleep(0.01)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(data)
+
+    monkeypatch.setattr(digests, "_sha256", full)
+    config = tiny_config(digits_directory, training__num_steps=100)
+    with pytest.raises(SaveError) as caught:
+        train(config, tmp_path)
+    message = str(caught.value)
+    assert "checkpoint 4 cannot be written" in message
+    assert "No space left on device" in message
+    assert "last complete one there is of step 0" in message
+    assert len(message.splitlines()) == 1
+    # The fourth was saved behind; the fifth ran, and no other.
+    assert steps == [1, 2, 3, 4, 5]
+
+
+def test_a_folder_that_is_gone_is_noticed_at_the_next_save(
+    digits_directory: Path, tmp_path: Path, steps: list[int]
+) -> None:
+    folder = tmp_path / "checkpoints"
+    config = tiny_config(digits_directory, training__num_steps=100)
+    build = setup.build_step
+
+    def build_step(*arguments: Any) -> Callable[..., Any]:
+        compiled = build(*arguments)
+
+        def call(*arguments: Any) -> Any:
+            result = compiled(*arguments)
+            if len(steps) == 2:
+                shutil.rmtree(folder)
+                folder.write_text("a file in its place")
+            return result
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setup, "build_step", build_step)
+        with pytest.raises(SaveError, match=r"checkpoint 4 cannot be .* is none"):
+            train(config, tmp_path)
+    assert steps[-1] in (4, 5)
