@@ -126,6 +126,10 @@ class Checkpoints:
         others = {
             "data": digests.json_digest(data_state),
             "config": digests.json_digest(config),
+            "step": digests.json_digest({"step": step}),
+            **{
+                _shapes_name(name): _shapes_digest(tree) for name, tree in trees.items()
+            },
         }
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         with self._told(step):
@@ -266,16 +270,23 @@ class Checkpoints:
             restore_concurrent_gb=1 + LEAVES_IN_FLIGHT * largest // 10**9
         )
         values = ocp.JsonCheckpointHandler()
+        recorded = digests.DigestHandler().restore(folder / "digests")
         for name, target in targets.items():
-            _check_same_tree(folder / name, arrays.metadata(folder / name).tree, target)
+            stored = arrays.metadata(folder / name).tree
+            # Damage must not pass for another model, which is the user's error.
+            shapes = recorded.get(_shapes_name(name))
+            if shapes is not None and shapes != {"": _shapes_digest(stored)}:
+                raise ValueError(f"{name} has not the leaves that were saved")
+            _check_same_tree(folder / name, stored, target)
         return _Step(
+            step=step,
             trees={
                 name: arrays.restore(folder / name, args=ocp.args.StandardRestore(tree))
                 for name, tree in targets.items()
             },
             data=values.restore(folder / "data"),
             config=values.restore(folder / "config"),
-            digests=digests.DigestHandler().restore(folder / "digests"),
+            digests=recorded,
         )
 
     def _set_aside(self, step: int, reason: str) -> None:
@@ -303,6 +314,7 @@ class Checkpoints:
 class _Step:
     """What was read of one step."""
 
+    step: int
     trees: Trees
     data: dict[str, Any]
     config: dict[str, Any]
@@ -317,10 +329,15 @@ class _Step:
             name: digests.find_damage(tree, self.digests.get(name, {}))
             for name, tree in self.trees.items()
         }
-        for name, values in (("data", self.data), ("config", self.config)):
+        values_by_name = {
+            "data": self.data,
+            "config": self.config,
+            "step": {"step": self.step},
+        }
+        for name, values in values_by_name.items():
             recorded = self.digests.get(name)
-            # The first checkpoints had no digest of the config.
-            is_old = name == "config" and recorded is None
+            # The first checkpoints had digests of less.
+            is_old = name != "data" and recorded is None
             if not is_old and recorded != {"": digests.json_digest(values)}:
                 found[name] = ""
         return next(
@@ -362,6 +379,15 @@ def _check_same_tree(path: Path, stored_tree: Any, target: Any) -> None:
                 f"expected {expected.get(key, 'nothing')}: the checkpoint is of "
                 "another model or optimizer"
             )
+
+
+def _shapes_name(name: str) -> str:
+    """Under which the digests hold that of a tree's names, dtypes and shapes."""
+    return f"shapes of {name}"
+
+
+def _shapes_digest(tree: Any) -> str:
+    return digests.json_digest(_shapes(tree))
 
 
 def _shapes(tree: Any) -> dict[str, str]:

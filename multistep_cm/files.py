@@ -5,6 +5,7 @@ is read that does not end: a pipe would be waited for, a device would fill the m
 """
 
 import contextlib
+import glob
 import os
 import stat
 from collections.abc import Iterator
@@ -20,9 +21,11 @@ LARGEST_TEXT = 2**24
 def written_aside(path: Path) -> Iterator[Path]:
     """A name beside `path` to write to; at the end it is on disk and takes its place.
 
-    After an error nothing of it is left and `path` is what it was. Raises UserError
-    when the system refuses, as a full disk does.
+    After an error nothing of it is left and `path` is what it was; what a killed
+    process left, the next one removes. Raises UserError when the system refuses, as a
+    full disk does.
     """
+    _clear_leftovers(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield aside
@@ -34,6 +37,26 @@ def written_aside(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Remove what processes that run no more have left beside `path`."""
+    for aside in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        process = aside.name.split(".")[-2]
+        if process.isdecimal() and not _runs(int(process)):
+            with contextlib.suppress(OSError):
+                aside.unlink()
+
+
+def _runs(process: int) -> bool:
+    """Whether there is such a process on this machine, ours or another's."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

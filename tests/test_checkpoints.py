@@ -1,5 +1,7 @@
 """The checkpoint manager on a few arrays: damage, other models, other meshes."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -169,6 +171,36 @@ def test_a_damaged_step_is_set_aside_and_an_older_one_serves(
     assert found is not None
     assert found[0] == 4
     assert_trees_equal(found[1], trees(4))
+
+
+def forget_a_leaf(path: Path) -> None:
+    """Take one out of Orbax's list of leaves, which is good JSON afterwards."""
+    values = json.loads(path.read_text())
+    (name,) = [name for name in values["tree_metadata"] if "bias" in name]
+    del values["tree_metadata"][name]
+    path.write_text(json.dumps(values))
+
+
+def test_damage_does_not_pass_for_another_model(
+    saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forget_a_leaf(saved / "checkpoints" / "4" / "params" / "_METADATA")
+    with Checkpoints(saved, keep=5) as checkpoints:
+        found = checkpoints.restore(like(trees(0)))
+    assert found is not None
+    assert found[0] == 2
+    assert "params has not the leaves that were saved" in capsys.readouterr().out
+
+
+def test_a_step_under_another_number_is_damage(saved: Path) -> None:
+    folder = saved / "checkpoints"
+    shutil.rmtree(folder / "4")
+    shutil.copytree(folder / "2", folder / "4")
+    with Checkpoints(saved, keep=5) as checkpoints:
+        found = checkpoints.restore(like(trees(0)))
+    assert found is not None
+    assert (found[0], found[2]) == (2, {"position": 2})
+    assert [path.name for path in (saved / "broken").iterdir()] == ["4-0"]
 
 
 def test_no_good_step_is_an_error_and_not_a_new_run(saved: Path) -> None:

@@ -1,0 +1,1 @@
+"""Faults, tried until it holds: kills, damage, full disks, lost workers."""
