@@ -35,13 +35,15 @@ from multistep_cm.sharding.rules import place_abstract
 T = TypeVar("T")
 
 TREE_ITEMS = ("params", "ema", "target", "optimizer")
-JSON_ITEMS = ("data", "config")
+MORE_AVERAGES = "ema_"
+"""How the names of further trees begin: averages of other decays."""
 
 LEAVES_IN_FLIGHT = 4
 """How many whole leaves a process may have on its host while it reads."""
 
 Trees = dict[str, Any]
-"""A name of `TREE_ITEMS` to a pytree of arrays, or of shapes to restore into."""
+"""A name of `TREE_ITEMS`, or of a further average, to a pytree of arrays, or of shapes
+to restore into."""
 
 
 class SaveError(UserError):
@@ -74,11 +76,8 @@ class Checkpoints:
                 create=not self._read_only,
                 cleanup_tmp_directories=not self._read_only,
             ),
-            item_handlers={
-                **{name: ocp.StandardCheckpointHandler() for name in TREE_ITEMS},
-                **{name: ocp.JsonCheckpointHandler() for name in JSON_ITEMS},
-                "digests": digests.DigestHandler(),
-            },
+            # Each item gets the handler of its arguments, whatever its name.
+            handler_registry=ocp.handlers.DefaultCheckpointHandlerRegistry(),
         )
 
     def __enter__(self) -> "Checkpoints":
@@ -212,10 +211,12 @@ class Checkpoints:
         def stored_trees() -> Trees:
             recorded = digests.DigestHandler().restore(folder / "digests")
             read = ocp.StandardCheckpointHandler().metadata
+            present = {*recorded, *(path.name for path in folder.iterdir())}
+            more = sorted(name for name in present if name.startswith(MORE_AVERAGES))
             return {
                 name: place_abstract(read(folder / name).tree, mesh)
-                for name in TREE_ITEMS
-                if name in recorded or (folder / name).exists()
+                for name in (*TREE_ITEMS, *more)
+                if name in present
             }
 
         trees, reason = _or_reason(stored_trees)

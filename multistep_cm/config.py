@@ -131,6 +131,7 @@ def _training() -> ConfigDict:
     training.epsilon = 1e-12
     training.clip_norm = 1.0
     training.ema_decay = 0.999
+    training.more_ema_decays = ()  # averages beside it, to find the best: 0.99,0.9999
     training.label_dropout = 0.1
     training.accumulation = 1  # microbatches per step
     training.steps_per_call = 1  # optimizer steps per dispatch

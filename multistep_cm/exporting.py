@@ -52,6 +52,14 @@ class ExportOptions:
     baked: bool = True
 
 
+@dataclasses.dataclass(frozen=True)
+class WeightsSource:
+    """Which weights these are: after how many steps, and the average of which decay."""
+
+    step: int
+    ema_decay: float
+
+
 def flatten_params(params: Params) -> Weights:
     """The leaves of nested dicts, on this host, by their keys joined with "/"."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
@@ -139,11 +147,14 @@ def _no_folder_names() -> Iterator[None]:
         jax.config.update(name, before)
 
 
-def write_weights(path: Path, weights: Weights, step: int, config: ConfigDict) -> None:
-    """Write a safetensors file whose header also holds the step and the config."""
+def write_weights(
+    path: Path, weights: Weights, source: WeightsSource, config: ConfigDict
+) -> None:
+    """Write a safetensors file whose header also says which weights, and the config."""
     metadata = {
         "format": "np",
-        "train_step": str(step),
+        "train_step": str(source.step),
+        "ema_decay": str(source.ema_decay),
         "config": json.dumps(portable_config(config), sort_keys=True),
     }
     with written_aside(path) as aside:
@@ -159,7 +170,7 @@ def write_export(
     weights: Weights,
     to: ExportOptions,
     description: Mapping[str, Any],
-    step: int,
+    source: WeightsSource,
     config: ConfigDict,
 ) -> list[Path]:
     """Write the program, the weights if they go beside it, and what they are."""
@@ -171,7 +182,7 @@ def write_export(
         # Of an earlier export: it would not belong to this program.
         weights_path.unlink(missing_ok=True)
     else:
-        write_weights(weights_path, weights, step, config)
+        write_weights(weights_path, weights, source, config)
         paths.append(weights_path)
     digests = {path.name: _sha256(path) for path in paths}
     text = json.dumps({**description, "sha256": digests}, indent=2)
@@ -184,7 +195,7 @@ def describe(
     options: SamplingOptions,
     exported: export.Exported,
     to: ExportOptions,
-    step: int,
+    source: WeightsSource,
 ) -> dict[str, Any]:
     """What `export.json` says: how to call the program, and where it came from."""
     classes = config.data.num_classes
@@ -205,7 +216,8 @@ def describe(
         "call": f"jax.export.deserialize(bytearray).call({', '.join(inputs)})",
         "inputs": inputs,
         "output": f"{output.dtype} [{', '.join(map(str, output.shape))}]",
-        "train_step": step,
+        "train_step": source.step,
+        "ema_decay": source.ema_decay,
         **dataclasses.asdict(options),
         "network_calls": options.network_calls,
         "git_commit": provenance.git_commit(),

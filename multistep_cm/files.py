@@ -5,6 +5,8 @@ is read that does not end: a pipe would be waited for, a device would fill the m
 """
 
 import contextlib
+import errno
+import fcntl
 import glob
 import os
 import stat
@@ -15,6 +17,9 @@ from multistep_cm.errors import UserError
 
 LARGEST_TEXT = 2**24
 """Bytes of a config or of results: those of any run are a thousand times smaller."""
+
+WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+"""What a file system answers that has no locks, as those of some clusters."""
 
 
 @contextlib.contextmanager
@@ -63,6 +68,43 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file aside, in UTF-8; UserError when it cannot be written."""
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def alone_with(path: Path) -> Iterator[None]:
+    """Wait until nobody else is here with this file: to read it and write it anew.
+
+    The lock ends with its process, however that ends: one that was killed keeps nobody
+    waiting, though its empty `.lock` file may stay. File systems without locks give
+    none. Raises UserError where nothing can be written.
+    """
+    lock = path.with_name(f"{path.name}.lock")
+    while True:
+        try:
+            file = lock.open("w")
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {reason(error)}") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in WITHOUT_LOCKS:
+                    raise
+            # Who was here before has removed it: others may have made another.
+            if not _is_open_as(file.fileno(), lock):
+                continue
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
+def _is_open_as(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def read_text(path: Path, most_bytes: int = LARGEST_TEXT) -> str:

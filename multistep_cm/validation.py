@@ -99,6 +99,7 @@ def validate(config: ConfigDict) -> None:
         )
     for key in ("sampling.guidance_interval", "consistency.guidance_interval"):
         _check_interval(key, flat[key])
+    _check_decays(config)
     _check_steps(config)
     if METHODS[config.method].is_student:
         _check_consistency(config)
@@ -122,6 +123,19 @@ def _check_interval(key: str, interval: tuple[float, ...]) -> None:
         raise UserError(
             f"config key {key} is {interval}, expected (low, high) with "
             "0 <= low < high <= 1: the times t that are guided"
+        )
+
+
+def _check_decays(config: ConfigDict) -> None:
+    """Every average is another one, and none a sum that grows."""
+    training = config.training
+    more = training.more_ema_decays
+    all_decays = {training.ema_decay, *more}
+    if len(all_decays) <= len(more) or not all(0 <= decay < 1 for decay in more):
+        raise UserError(
+            f"config key training.more_ema_decays is {more}, expected numbers in "
+            f"[0, 1), none twice and none equal to training.ema_decay = "
+            f"{training.ema_decay}"
         )
 
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from multistep_cm import exporting, generation
 from multistep_cm.errors import UserError
-from multistep_cm.exporting import ExportOptions
+from multistep_cm.exporting import ExportOptions, WeightsSource
 from multistep_cm.sharding.mesh import make_mesh
 from tests.training.tiny import (
     TRANSFORMER,
@@ -106,7 +106,7 @@ def test_weights_are_what_any_reader_of_safetensors_finds(tmp_path: Path) -> Non
     params = noisy_params(config, make_mesh(config.mesh, jax.devices()[:1]), seed=0)
     path = tmp_path / "weights.safetensors"
     weights = exporting.flatten_params(params)
-    exporting.write_weights(path, weights, 7, config)
+    exporting.write_weights(path, weights, WeightsSource(7, 0.99), config)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     found = load_file(path)
     assert_trees_equal(exporting.unflatten_params(found), params)
@@ -115,7 +115,7 @@ def test_weights_are_what_any_reader_of_safetensors_finds(tmp_path: Path) -> Non
     )
     with safe_open(path, "np") as file:
         metadata = file.metadata()
-    assert metadata["train_step"] == "7"
+    assert (metadata["train_step"], metadata["ema_decay"]) == ("7", "0.99")
     stored = json.loads(metadata["config"])
     assert stored["training"]["num_steps"] == 3
     assert str(tmp_path) not in metadata["config"]
@@ -133,4 +133,6 @@ def test_a_program_has_a_largest_size() -> None:
 def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
     path = tmp_path / "none" / "weights.safetensors"
     with pytest.raises(UserError, match=r"weights\.safetensors cannot be written"):
-        exporting.write_weights(path, {"a": np.zeros(1)}, 0, tiny_config())
+        exporting.write_weights(
+            path, {"a": np.zeros(1)}, WeightsSource(0, 0.0), tiny_config()
+        )

@@ -3,6 +3,7 @@
   multistep-cm evaluate --workdir=runs/cd4
   multistep-cm evaluate --workdir=runs/teacher --num_steps=8,32,128 --sampler=ddim,addim
   multistep-cm evaluate --workdir runs/teacher runs/cd4 runs/cd1 --num_steps=1,2,4,8
+  multistep-cm evaluate --workdir=runs/cd4 --ema_decay=0.99,0.999,0.9999
   multistep-cm evaluate --workdir=runs/cd8 --num_images=50000 --features=inception \\
       --inception_weights=weights-inception-2015-12-05-6726825d.pth
 
@@ -47,6 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--num_steps", help="step counts, such as 8,32,128 (default: the run's own)")
     add("--sampler", help="samplers, such as ddim,addim (default: the run's own)")
+    add(
+        "--ema_decay",
+        metavar="DECAYS",
+        help="averages of the weights, such as 0.99,0.9999, or all: those that the run "
+        "tracks (training.more_ema_decays); default: the main one",
+    )
     add("--guidance_scale", type=float, help="default: the run's own")
     add(
         "--x_variance",
@@ -91,6 +98,7 @@ class Task:
     config: "ConfigDict"
     ways: "Sequence[SamplingOptions]"
     num_images: int
+    ema_decays: Sequence[float | None] = (None,)
 
     @property
     def data(self) -> str:
@@ -105,6 +113,7 @@ def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     start(arguments, overrides)
     from multistep_cm.evaluation.fid_setup import FidSource
     from multistep_cm.evaluation.results import EVALUATION_NAME
+    from multistep_cm.reporting.averages import best_decays
     from multistep_cm.reporting.tables import format_rows
     from multistep_cm.sharding.agreement import together
     from multistep_cm.sharding.distributed import say
@@ -120,7 +129,9 @@ def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         if fid is not None and arguments.write_reference is not None:
             _ = fid.meter  # writes it, though all rows may be there
         rows, floor = measure_group(arguments, overrides, group, fid)
-        say(format_rows(rows, floor))
+        say(format_rows(rows, floor, with_decay=arguments.ema_decay is not None))
+        for sentence in best_decays(rows):
+            say(sentence)
         for task in group:
             say(f"wrote {task.workdir / EVALUATION_NAME}")
     return 0
@@ -135,15 +146,13 @@ def measure_group(
     """The rows of runs on the same data, with their names, and the data's floor."""
     from multistep_cm.evaluation.evaluate import evaluate_run, load_reference
     from multistep_cm.inspection.runs import short_names
-    from multistep_cm.sharding.agreement import main_first
+    from multistep_cm.sharding.mesh import make_mesh
 
     classifier = reference = None
     if "classifier" in arguments.features.split(","):
         path = arguments.classifier or group[0].workdir / "classifier.npz"
-        # The first process trains it and writes the file that others read.
-        classifier, reference = main_first(
-            lambda: load_reference(group[0].config, path)
-        )
+        mesh = make_mesh(group[0].config.mesh)
+        classifier, reference = load_reference(group[0].config, path, mesh)
     rows: list[Row] = []
     names = short_names([task.workdir for task in group])
     for task, name in zip(group, names, strict=True):
@@ -157,6 +166,7 @@ def measure_group(
             overrides,
             fid=fid,
             resume=not arguments.again,
+            ema_decays=task.ema_decays,
         )
         label = {"run": name} if len(group) > 1 else {}
         rows += [label | row for row in found]
@@ -209,10 +219,11 @@ def _task(
     if num_images < 2:
         raise UserError(f"--num_images is {num_images}, expected at least 2")
     ways = _ways(workdir, config, arguments, among_others)
+    decays = _decays(config, arguments.ema_decay)
     make_mesh(config.mesh)  # complains before a classifier is trained
     check_checkpoint(workdir)
     read_results(workdir)
-    return Task(workdir, config, ways, num_images)
+    return Task(workdir, config, ways, num_images, decays)
 
 
 def _ways(
@@ -243,6 +254,26 @@ def _ways(
     guidance, x_variance = arguments.guidance_scale, arguments.x_variance
     ways = [sampling_options(config, *way, guidance, x_variance) for way in asked]
     return list(dict.fromkeys(ways))
+
+
+def _decays(config: "ConfigDict", text: str | None) -> "list[float | None]":
+    """The averages asked for, each once; UserError for one that is not tracked."""
+    from multistep_cm.training.teacher import average_name, known_decays
+
+    if text is None:
+        return [None]
+    if text == "all":
+        return [*sorted(known_decays(config))]
+    try:
+        decays = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        known = ", ".join(map(str, known_decays(config)))
+        raise UserError(
+            f"--ema_decay is {text!r}, expected all or some of: {known}"
+        ) from error
+    for decay in decays:
+        average_name(config, decay)
+    return [*dict.fromkeys(decays)]
 
 
 def check_fid(

@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sampling steps; a student only has the number it was trained for",
     )
     add("--sampler", help="ddim, addim, heun or ancestral; students: ddim")
+    add("--ema_decay", type=float, help="of the average to use (default: the main one)")
     add("--guidance_scale", type=float, help="0 is none; 0.5 and 3 are the paper's")
     add(
         "--x_variance",
@@ -67,6 +68,7 @@ def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     import jax
 
     from multistep_cm.exporting import (
+        WeightsSource,
         describe,
         export_sampler,
         flatten_params,
@@ -80,16 +82,18 @@ def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     output = arguments.output or arguments.workdir / "export"
     config, options, to = check(arguments, overrides, output)
     mesh = make_mesh(ONE_DEVICE, jax.devices()[:1])
-    step, params = load_ema(arguments.workdir, config, mesh)
+    decay = arguments.ema_decay
+    step, params = load_ema(arguments.workdir, config, mesh, decay)
+    source = WeightsSource(step, config.training.ema_decay if decay is None else decay)
     weights = flatten_params(params)
     if output.suffix == ".safetensors":
-        write_weights(output, weights, step, config)
+        write_weights(output, weights, source, config)
         print(f"wrote {len(weights)} arrays (step {step}) to {output}")
         return 0
     x_variance = measured_x_variance(config, options, params)
     exported = export_sampler(config, options, weights, to, x_variance)
-    description = describe(config, options, exported, to, step)
-    paths = write_export(output, exported, weights, to, description, step, config)
+    description = describe(config, options, exported, to, source)
+    paths = write_export(output, exported, weights, to, description, source, config)
     calls, names = options.network_calls, ", ".join(to.platforms)
     print(f"step {step}, {calls} network calls, for {names}; wrote:")
     for path in paths:
@@ -107,12 +111,13 @@ def check(
     from multistep_cm import factory
     from multistep_cm.exporting import ExportOptions, check_size
     from multistep_cm.generation import sampling_options
-    from multistep_cm.training.teacher import check_checkpoint
+    from multistep_cm.training.teacher import average_name, check_checkpoint
     from multistep_cm.validation import validate
     from multistep_cm.workdir import override_config, read_config
 
     config = override_config(read_config(arguments.workdir), overrides)
     validate(config)
+    average_name(config, arguments.ema_decay)
     asked = {
         name: getattr(arguments, name)
         for name in ("sampler", "num_steps", "guidance_scale", "x_variance")

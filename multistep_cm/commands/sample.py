@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sampling steps; a student only has the number it was trained for",
     )
     add("--sampler", help="ddim, addim, heun or ancestral; students: ddim")
+    add("--ema_decay", type=float, help="of the average to use (default: the main one)")
     add("--guidance_scale", type=float, help="0 is none; 0.5 and 3 are the paper's")
     add(
         "--x_variance",
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     config, options, labels = together(lambda: check(arguments, overrides, output))
     num_classes = config.data.num_classes
     mesh = make_mesh(config.mesh)
-    step, params = load_ema(arguments.workdir, config, mesh)
+    step, params = load_ema(arguments.workdir, config, mesh, arguments.ema_decay)
     batch_size = min(config.evaluation.batch_size, arguments.num_images)
     x_variance = measured_x_variance(config, options, params)
     generator = compile_generator(config, options, mesh, batch_size, x_variance)
@@ -91,10 +92,10 @@ def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         if num_classes and arguments.labels is None and num_classes == columns:
             names = [str(label) for label in labels[:columns]]
         save_png(output, image_grid(images, columns, column_labels=names))
-    calls = options.network_calls
-    print(
-        f"wrote {len(images)} images (step {step}, {calls} network calls) to {output}"
-    )
+    said = f"step {step}, {options.network_calls} network calls"
+    if arguments.ema_decay is not None:
+        said += f", EMA {arguments.ema_decay}"
+    print(f"wrote {len(images)} images ({said}) to {output}")
     return 0
 
 
@@ -108,7 +109,7 @@ def check(
     from multistep_cm.generation import sampling_options
     from multistep_cm.sharding.distributed import is_main_process
     from multistep_cm.sharding.mesh import make_mesh
-    from multistep_cm.training.teacher import check_checkpoint
+    from multistep_cm.training.teacher import average_name, check_checkpoint
     from multistep_cm.validation import validate
     from multistep_cm.workdir import override_config, read_config
 
@@ -118,6 +119,7 @@ def check(
         raise UserError(f"--num_images is {arguments.num_images}, expected at least 1")
     config = override_config(read_config(arguments.workdir), overrides)
     validate(config)
+    average_name(config, arguments.ema_decay)
     options = sampling_options(
         config,
         arguments.sampler,

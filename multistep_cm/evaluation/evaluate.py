@@ -1,5 +1,6 @@
 """Measure a run: sample it in each way asked for, and compare with the real data."""
 
+import dataclasses
 import functools
 import json
 import time
@@ -16,7 +17,6 @@ from multistep_cm.data.sources import all_examples, open_source
 from multistep_cm.errors import UserError
 from multistep_cm.evaluation.classifier import load_or_train
 from multistep_cm.evaluation.features import Classifier
-from multistep_cm.evaluation.fid import FidMeter
 from multistep_cm.evaluation.fid_setup import FidSource
 from multistep_cm.evaluation.measure import Reference, make_reference, measure
 from multistep_cm.evaluation.results import (
@@ -27,6 +27,7 @@ from multistep_cm.evaluation.results import (
     row_name,
 )
 from multistep_cm.generation import (
+    Generator,
     SamplingOptions,
     balanced_labels,
     compile_generator,
@@ -35,35 +36,49 @@ from multistep_cm.generation import (
 from multistep_cm.losses.signature import Params
 from multistep_cm.provenance import git_commit
 from multistep_cm.reporting.progress import progress
-from multistep_cm.sharding.agreement import gather_text, together
+from multistep_cm.sharding.agreement import gather_text, main_first, together
 from multistep_cm.sharding.distributed import is_main_process, say
 from multistep_cm.sharding.mesh import make_mesh
-from multistep_cm.training.teacher import load_ema
+from multistep_cm.training.teacher import average_name, load_ema
 from multistep_cm.workdir import override_config, read_config
 
 
 def load_reference(
-    config: ConfigDict, classifier_path: Path
+    config: ConfigDict, classifier_path: Path, mesh: Mesh | None = None
 ) -> tuple[Classifier | None, Reference]:
     """The classifier, trained on the real data once and cached, and the data's numbers.
 
-    The reference is the training split: what the model was trained to draw. Without
-    classes there is no classifier, and only pixels are compared.
+    The reference is the training split: what the model was trained to draw; its
+    features are computed over the mesh. Without classes there is no classifier, and
+    only pixels are compared. Every process of the mesh must call it; the first one
+    trains the classifier and writes the file that others read.
     """
+    classifier, images, labels = main_first(
+        lambda: _load_classifier(config, classifier_path)
+    )
+    if classifier is None:
+        return None, make_reference(None, images)
+    say(f"classifier: {classifier.test_accuracy:.1%} correct on held-out images")
+    return classifier, make_reference(classifier, images, labels, mesh=mesh)
+
+
+def _load_classifier(
+    config: ConfigDict, path: Path
+) -> tuple[Classifier | None, np.ndarray, np.ndarray]:
+    """The classifier, None without classes; images and labels of the training split."""
     images, labels = all_examples(open_source(config.data, config.data.train_split))
     if not config.data.num_classes:
-        return None, make_reference(None, images)
+        return None, images, labels
     held_out = all_examples(open_source(config.data, config.data.evaluation_split))
     classifier = load_or_train(
-        classifier_path,
+        path,
         images,
         labels,
         *held_out,
         num_classes=config.data.num_classes,
         seed=0,
     )
-    say(f"classifier: {classifier.test_accuracy:.1%} correct on held-out images")
-    return classifier, make_reference(classifier, images, labels)
+    return classifier, images, labels
 
 
 def evaluate_run(
@@ -77,6 +92,7 @@ def evaluate_run(
     show: Callable[[Row, np.ndarray], None] = lambda row, images: None,
     fid: FidSource | None = None,
     resume: bool = False,
+    ema_decays: Sequence[float | None] = (None,),
 ) -> list[Row]:
     """Sample the run's averaged weights in each way and measure; one row for each.
 
@@ -89,80 +105,129 @@ def evaluate_run(
     images is kept. `resume` takes rows from there that were measured with the same
     settings of the same weights: they are not measured again, nor shown.
 
+    `ema_decays` are the averages to measure, None being the main one; the rows of one
+    way stand together, in this order. Raises UserError for one that is not tracked.
+
     Without `reference` what it serves for is not measured; `fid` is measured if given.
     """
     config = override_config(read_config(workdir), overrides)
     _check_number(num_images, reference)
-    mesh = make_mesh(config.mesh)
+    names = {decay: average_name(config, decay) for decay in ema_decays}
     measured_with: Row = dict(fid.facts) if fid is not None else {}
     if reference is not None:
         measured_with |= {"reference_images": reference.pixels.count}
         measured_with |= {
             "classifier_sha256": classifier.sha256 if classifier else None
         }
-    settings = [
-        row_name(config, way) | {"seed": seed, "num_images": num_images} | measured_with
-        for way in ways
-    ]
-    done = _find_done(workdir, settings if resume else [], _weights(workdir))
-    if resume and None not in done:
+    run = _Run(
+        workdir,
+        ways,
+        _Sampler(config, make_mesh(config.mesh), num_images, seed),
+        _Measures(classifier, reference, fid),
+        {"seed": seed, "num_images": num_images, **measured_with},
+        show,
+        resume,
+    )
+    found = [_evaluate_average(run, decay, name) for decay, name in names.items()]
+    return [row for rows in zip(*found, strict=True) for row in rows]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Measures:
+    """What images are measured with."""
+
+    classifier: Classifier | None
+    reference: Reference | None
+    fid: FidSource | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What is measured of each average of a run; `settings` are in every row."""
+
+    workdir: Path
+    ways: Sequence[SamplingOptions]
+    sampler: "_Sampler"
+    measures: _Measures
+    settings: Row
+    show: Callable[[Row, np.ndarray], None]
+    resume: bool
+
+
+def _evaluate_average(run: _Run, decay: float | None, name: str) -> list[Row]:
+    """The rows of one average, which a checkpoint calls `name`."""
+    workdir, config = run.workdir, run.sampler.config
+    settings = [row_name(config, way, decay) | run.settings for way in run.ways]
+    wanted = settings if run.resume else []
+    done = _find_done(workdir, wanted, _weights(workdir, name))
+    if run.resume and None not in done:
         return [row for row in done if row is not None]
-    step, params = load_ema(workdir, config, mesh)
-    weights = _weights(workdir, step)
-    done = _find_done(workdir, settings if resume else [], weights)
-    meter = None if fid is None else fid.meter
-    facts, commit = _facts(classifier, reference), git_commit()
+    step, params = load_ema(workdir, config, run.sampler.mesh, decay)
+    weights, commit = _weights(workdir, name, step), git_commit()
+    done = _find_done(workdir, wanted, weights)
+    facts = _facts(run.measures)
     rows: list[Row] = []
-    for i, (way, setting) in enumerate(zip(ways, settings, strict=True)):
-        found = done[i] if resume else None
+    for i, (way, setting) in enumerate(zip(run.ways, settings, strict=True)):
+        found = done[i] if run.resume else None
         if found is not None:
             rows.append(found)
             continue
-        name = f"{workdir.name}: {setting['method']} {way.num_steps}"
-        images, rate = _sample(config, way, mesh, params, num_images, seed, name)
-        row = setting | _measure(images, config, classifier, reference, meter, name)
+        title = f"{workdir.name}: {setting['method']} {way.num_steps}"
+        title += "" if decay is None else f", EMA {decay}"
+        images, rate = run.sampler(params, way, title)
+        row = setting | _measure(images, run.sampler, run.measures, title)
         row |= {"images_per_second": rate, **weights, "commit": commit}
         rows.append(together(functools.partial(_keep, workdir, config, row, facts)))
-        show(rows[-1], images)
+        run.show(rows[-1], images)
     return rows
 
 
-def _sample(
-    config: ConfigDict,
-    way: SamplingOptions,
-    mesh: Mesh,
-    params: Params,
-    num_images: int,
-    seed: int,
-    name: str,
-) -> tuple[np.ndarray, float]:
-    """Images, and how many a second; compiling does not count."""
-    batch_size = min(config.evaluation.batch_size, num_images)
-    x_variance = measured_x_variance(config, way, params)
-    generator = compile_generator(config, way, mesh, batch_size, x_variance)
-    labels = balanced_labels(num_images, config.data.num_classes)
-    with progress(f"sampling {name}", num_images, enabled=is_main_process()) as bar:
-        start = time.perf_counter()
-        images = generator(params, labels, seed, bar.images_to)
-        return images, num_images / (time.perf_counter() - start)
+class _Sampler:
+    """Samples one run; a way is compiled once for all of its averages."""
+
+    def __init__(
+        self, config: ConfigDict, mesh: Mesh, num_images: int, seed: int
+    ) -> None:
+        self.config = config
+        self.mesh = mesh
+        self.labels = balanced_labels(num_images, config.data.num_classes)
+        self.seed = seed
+        self._generators: dict[SamplingOptions, Generator] = {}
+
+    def __call__(
+        self, params: Params, way: SamplingOptions, title: str
+    ) -> tuple[np.ndarray, float]:
+        """Images, and how many a second; compiling does not count."""
+        generator, count = self._generator(params, way), len(self.labels)
+        with progress(f"sampling {title}", count, enabled=is_main_process()) as bar:
+            start = time.perf_counter()
+            images = generator(params, self.labels, self.seed, bar.images_to)
+            return images, count / (time.perf_counter() - start)
+
+    def _generator(self, params: Params, way: SamplingOptions) -> Generator:
+        if way in self._generators:
+            return self._generators[way]
+        config = self.config
+        batch_size = min(config.evaluation.batch_size, len(self.labels))
+        x_variance = measured_x_variance(config, way, params)
+        generator = compile_generator(config, way, self.mesh, batch_size, x_variance)
+        if x_variance is None:  # otherwise it is of these weights alone
+            self._generators[way] = generator
+        return generator
 
 
 def _measure(
-    images: np.ndarray,
-    config: ConfigDict,
-    classifier: Classifier | None,
-    reference: Reference | None,
-    meter: FidMeter | None,
-    name: str,
+    images: np.ndarray, sampler: _Sampler, measures: _Measures, title: str
 ) -> Row:
     row: Row = {}
-    if reference is not None:
-        classes = config.data.num_classes
-        known = balanced_labels(len(images), classes) if classes else None
-        row |= measure(classifier, reference, images, known)
-    if meter is not None:
-        shown = is_main_process()
-        with progress(f"FID of {name}", len(images), enabled=shown) as bar:
+    if measures.reference is not None:
+        known = sampler.labels if sampler.config.data.num_classes else None
+        row |= measure(
+            measures.classifier, measures.reference, images, known, sampler.mesh
+        )
+    if measures.fid is not None:
+        shown, meter = is_main_process(), measures.fid.meter
+        with progress(f"FID of {title}", len(images), enabled=shown) as bar:
             row |= meter.measure(images, bar.images_to)
     return row
 
@@ -182,19 +247,20 @@ def _keep(workdir: Path, config: ConfigDict, row: Row, facts: Row) -> Row:
     return keep_row(workdir, config, row, facts) if is_main_process() else row
 
 
-def _weights(workdir: Path, step: int | None = None) -> Row:
-    """What a row says of the averaged weights of a step, by default the newest.
+def _weights(workdir: Path, name: str, step: int | None = None) -> Row:
+    """What a row says of an average of the weights at a step, by default the newest.
 
     No array is read: the newest may be damaged, which a restore would find out.
     """
     with Checkpoints(workdir) as checkpoints:
         step = checkpoints.latest_step() if step is None else step
-        sha256 = None if step is None else checkpoints.tree_sha256(step, "ema")
+        sha256 = None if step is None else checkpoints.tree_sha256(step, name)
     return {"train_step": step, "weights_sha256": sha256}
 
 
-def _facts(classifier: Classifier | None, reference: Reference | None) -> Row:
+def _facts(measures: _Measures) -> Row:
     """What the file says beside its rows of the data; nothing that was not measured."""
+    classifier, reference = measures.classifier, measures.reference
     if reference is None:
         return {}
     accuracy = None if classifier is None else classifier.test_accuracy

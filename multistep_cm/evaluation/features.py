@@ -8,6 +8,7 @@ one constant, so that over the training data their variances sum to 1: a distanc
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,24 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from multistep_cm.errors import UserError
 from multistep_cm.evaluation import npz
+from multistep_cm.sharding.agreement import wait_for_all
+from multistep_cm.sharding.mesh import (
+    batch_sharding,
+    data_parallel_size,
+    make_mesh,
+    replicate,
+    replicated,
+)
 
 Params = dict[str, Any]
 
 NUM_FEATURES = 64
 _FORWARD_BATCH = 256
+"""Images of one device."""
 
 
 class Network(nn.Module):
@@ -82,13 +93,17 @@ class Classifier:
 
 
 def features_and_logits(
-    classifier: Classifier, images: np.ndarray
+    classifier: Classifier, images: np.ndarray, mesh: Mesh | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features float32 [count, 64], scaled, and logits float32 [count, num_classes].
+
+    Every device computes the program of one: the mesh changes no bit.
 
     Args:
       classifier: a trained one.
       images: uint8 [count, height, width, channels] of the classifier's image shape.
+      mesh: over which batches are split; every process of it must call this, with
+        equal arguments. None: one device of this process.
 
     Raises:
       UserError: images of another shape or dtype.
@@ -98,26 +113,48 @@ def features_and_logits(
             f"the classifier was trained on uint8 images {classifier.image_shape}; "
             f"got {images.dtype} {images.shape[1:]}"
         )
+    if mesh is None:
+        sizes = {"data": 1, "fsdp": 1, "tensor": 1}
+        mesh = make_mesh(sizes, jax.local_devices()[:1])
     network = Network(classifier.num_classes)
+    params = replicate(classifier.params, mesh)
     features = np.empty((len(images), NUM_FEATURES), np.float32)
     logits = np.empty((len(images), classifier.num_classes), np.float32)
-    for start in range(0, len(images), _FORWARD_BATCH):
-        batch = images[start : start + _FORWARD_BATCH]
-        # One shape, so one compilation.
-        padded = np.zeros((_FORWARD_BATCH, *batch.shape[1:]), np.uint8)
-        padded[: len(batch)] = batch
-        outputs = _forward(network, classifier.params, padded)
-        features[start : start + len(batch)] = outputs[0][: len(batch)]
-        logits[start : start + len(batch)] = outputs[1][: len(batch)]
+    for start, batch in _batches(images, mesh):
+        if start == 0 and not batch.is_fully_addressable:
+            _forward.lower(network, mesh, params, batch).compile()
+            wait_for_all("compiled the classifier")
+        outputs = jax.device_get(_forward(network, mesh, params, batch))
+        count = min(len(batch), len(images) - start)
+        features[start : start + count] = outputs[0][:count]
+        logits[start : start + count] = outputs[1][:count]
     return features * np.float32(classifier.feature_scale), logits
 
 
-@functools.partial(jax.jit, static_argnums=0)
+def _batches(images: np.ndarray, mesh: Mesh) -> Iterator[tuple[int, jax.Array]]:
+    """First index and images, each device's part of one shape: one compilation."""
+    split = batch_sharding(mesh)
+    size = _FORWARD_BATCH * data_parallel_size(mesh)
+    shape = (size, *images.shape[1:])
+    for first in range(0, len(images), size):
+
+        def part(where: Any, first: int = first) -> np.ndarray:
+            start, stop, _ = where[0].indices(size)
+            own = images[first + start : first + stop]
+            filled = np.zeros((stop - start, *images.shape[1:]), np.uint8)
+            filled[: len(own)] = own
+            return filled
+
+        yield first, jax.make_array_from_callback(shape, split, part)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _forward(
-    network: Network, params: Params, images: jax.Array
+    network: Network, mesh: Mesh, params: Params, images: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
+    """Whole on every device, so that every process can read all of it."""
     outputs: Any = network.apply({"params": params}, images)
-    return outputs
+    return jax.lax.with_sharding_constraint(outputs, replicated(mesh))
 
 
 def save_classifier(path: str | Path, classifier: Classifier, fingerprint: str) -> None:

@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from multistep_cm.errors import UserError
 from multistep_cm.evaluation.features import Classifier, features_and_logits
@@ -51,6 +52,7 @@ def make_reference(
     *,
     num_splits: int = 4,
     seed: int = 0,
+    mesh: Mesh | None = None,
 ) -> Reference:
     """Prepares the real images for `measure`.
 
@@ -60,6 +62,7 @@ def make_reference(
       labels: their classes, integer [count], where there are any.
       num_splits: random splits that the floors are the mean of.
       seed: of those splits.
+      mesh: over which features are computed; None: one device of this process.
 
     Raises:
       UserError: images of another form, all equal, or too few of them: each half
@@ -74,7 +77,7 @@ def make_reference(
     pixel_floor = _floor(pixels, num_splits, seed) / _scale(moments)
     if classifier is None:
         return Reference(None, moments, variance, None, pixel_floor, None)
-    features, logits = features_and_logits(classifier, images)
+    features, logits = features_and_logits(classifier, images, mesh)
     return Reference(
         features=Moments.of(features),
         pixels=moments,
@@ -90,6 +93,7 @@ def measure(
     reference: Reference,
     images: np.ndarray,
     labels: np.ndarray | None = None,
+    mesh: Mesh | None = None,
 ) -> dict[str, Any]:
     """Measures samples.
 
@@ -98,6 +102,7 @@ def measure(
       reference: from `make_reference`.
       images: uint8 [count, height, width, channels].
       labels: the classes asked for, integer [count]; None for unconditional samples.
+      mesh: over which features are computed; None: one device of this process.
 
     Returns:
       num_images; frechet_distance, of classifier features (None without classifier);
@@ -116,7 +121,7 @@ def measure(
     pixel_distance = frechet_distance(Moments.of(pixels), reference.pixels)
     distance = deviation = accuracy = None
     if classifier is not None and reference.features is not None:
-        features, logits = features_and_logits(classifier, images)
+        features, logits = features_and_logits(classifier, images, mesh)
         distance = frechet_distance(Moments.of(features), reference.features)
         deviation = frechet_deviation(features, reference.features)
         accuracy = _accuracy(logits, labels)

@@ -15,7 +15,7 @@ from multistep_cm import provenance
 from multistep_cm.diffusion.guidance import ALWAYS
 from multistep_cm.errors import UserError
 from multistep_cm.exporting import portable_config
-from multistep_cm.files import read_text, write_text
+from multistep_cm.files import alone_with, read_text, write_text
 from multistep_cm.generation import SamplingOptions
 from multistep_cm.training.methods import METHODS
 
@@ -24,15 +24,23 @@ EVALUATION_NAME = "evaluation.json"
 Row = dict[str, Any]
 """One line of the results: method, steps, network_calls, frechet_distance, .."""
 
-WAY = ("method", "steps", "guidance_scale", "guidance_interval", "x_variance", "eta")
+WAY = (
+    *("method", "steps", "guidance_scale", "guidance_interval", "x_variance", "eta"),
+    "ema_decay",
+)
 """What makes two rows the same way to sample: the later replaces the earlier."""
 
 IMAGES = (*WAY, "train_step", "weights_sha256", "seed", "num_images")
 """What makes the images of two rows the same: their numbers are merged."""
 
 
-def row_name(config: ConfigDict, way: SamplingOptions) -> Row:
-    """The part of a row that says how its images are sampled."""
+def row_name(
+    config: ConfigDict, way: SamplingOptions, ema_decay: float | None = None
+) -> Row:
+    """The part of a row that says how its images are sampled, and of which average.
+
+    That is the one of `ema_decay`; None: the main one.
+    """
     student = METHODS[config.method].is_student
     is_limited = way.guidance_scale and way.guidance_interval != ALWAYS
     is_measured = way.method == "addim" and way.x_variance == "measured"
@@ -45,6 +53,7 @@ def row_name(config: ConfigDict, way: SamplingOptions) -> Row:
         "x_variance": way.x_variance,
         # A key only where it means something.
         **({"eta": config.sampling.eta} if is_measured else {}),
+        "ema_decay": config.training.ema_decay if ema_decay is None else ema_decay,
     }
 
 
@@ -68,7 +77,17 @@ def read_results(workdir: Path) -> dict[str, Any]:
             f'{path} holds no list "rows" of results: move it away and evaluate again'
         )
     results: dict[str, Any] = values
+    for row in rows:
+        # Rows of the first versions are all of the main average.
+        row.setdefault("ema_decay", main_decay(results))
     return results
+
+
+def main_decay(results: Mapping[str, Any]) -> float | None:
+    """That of the run's main average, as its results say; None where they do not."""
+    config = results.get("config")
+    training = config.get("training") if isinstance(config, dict) else None
+    return training.get("ema_decay") if isinstance(training, dict) else None
 
 
 def find_done(rows: Sequence[Row], wanted: Row) -> Row | None:
@@ -83,23 +102,26 @@ def keep_row(
 ) -> Row:
     """Write a row into `evaluation.json`, at once and whole; the row as it is there.
 
+    Other processes may keep rows of theirs meanwhile: none is lost.
+
     It replaces the row of the same way to sample; what that one measured of the same
     images is kept. `facts` are what the file says beside its rows, such as the floor.
     """
-    old = read_results(workdir)
-    others = [other for other in old["rows"] if not _agree(other, row, WAY)]
-    same = [other for other in old["rows"] if _agree(other, row, IMAGES)]
-    merged = {**(same[0] if same else {}), **row}
-    results = {
-        "floor": old.get("floor"),
-        "classifier_accuracy": old.get("classifier_accuracy"),
-        **facts,
-        **provenance.versions("jax", "numpy"),
-        "commit": row.get("commit"),
-        "config": portable_config(config),
-        "rows": [*others, merged],
-    }
-    write_text(workdir / EVALUATION_NAME, json.dumps(results, indent=2) + "\n")
+    with alone_with(workdir / EVALUATION_NAME):
+        old = read_results(workdir)
+        others = [other for other in old["rows"] if not _agree(other, row, WAY)]
+        same = [other for other in old["rows"] if _agree(other, row, IMAGES)]
+        merged = {**(same[0] if same else {}), **row}
+        results = {
+            "floor": old.get("floor"),
+            "classifier_accuracy": old.get("classifier_accuracy"),
+            **facts,
+            **provenance.versions("jax", "numpy"),
+            "commit": row.get("commit"),
+            "config": portable_config(config),
+            "rows": [*others, merged],
+        }
+        write_text(workdir / EVALUATION_NAME, json.dumps(results, indent=2) + "\n")
     return merged
 
 

@@ -173,6 +173,8 @@ def _evaluations(workdir: Workdir) -> list[str]:
         if row.get("fid") is not None:
             others = "" if row.get("frechet_distance") is None else "classifier,"
             words += [f"--features={others}inception", "--inception_weights=FILE"]
+        if row.get("ema_decay") not in (None, workdir.measured.ema_decay):
+            words.append(f"--ema_decay={row['ema_decay']}")
         if row.get("guidance_scale"):
             words.append(f"--guidance_scale={row['guidance_scale']:g}")
         if row.get("guidance_interval"):

@@ -11,7 +11,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from multistep_cm.config import flatten
-from multistep_cm.evaluation.results import EVALUATION_NAME, read_results
+from multistep_cm.evaluation.results import (
+    EVALUATION_NAME,
+    main_decay,
+    read_results,
+)
 from multistep_cm.reporting.content import Measured, Missing, Run
 from multistep_cm.reporting.curves import as_number
 from multistep_cm.reporting.metrics import METRICS_FILE, read_jsonl
@@ -75,9 +79,9 @@ def read_measured(workdir: Path, name: str) -> Measured:
     Raises UserError for a file of another form.
     """
     values = read_results(workdir)
-    rows = values.pop("rows")
+    rows, ema_decay = values.pop("rows"), main_decay(values)
     values.pop("config", None)  # a report shows that of the run
-    return Measured(name, rows, values)
+    return Measured(name, rows, values, ema_decay)
 
 
 def teachers_beside(

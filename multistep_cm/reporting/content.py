@@ -43,11 +43,13 @@ class Measured:
       run: its name.
       rows: of its `evaluation.json`.
       facts: what else that file holds: the floor, versions.
+      ema_decay: of the run's main average; None where the file does not say.
     """
 
     run: str
     rows: Sequence[Mapping[str, Any]]
     facts: Mapping[str, Any]
+    ema_decay: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

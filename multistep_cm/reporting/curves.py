@@ -122,15 +122,32 @@ def _quality_chart(measured: Sequence[Measured], key: str) -> Chart:
 
 
 def _points_of(measured: Sequence[Measured], key: str) -> list[tuple[str, str, Point]]:
-    """Name of the way, run and point of every row that has the number."""
+    """Name of the way, run and point of every row that has the number.
+
+    Of a way that was measured with several averages of the weights: the main one.
+    """
     found = []
     for run in measured:
+        of_main = {_way(row) for row in run.rows if _is_main(row, run)}
         for row in run.rows:
             x = as_number(row.get("network_calls", row.get("steps")))
             y = as_number(row.get(key))
-            if x is not None and y is not None:
+            if x is None or y is None:
+                continue
+            if _is_main(row, run):
                 found.append((row_name(row), run.run, (x, y)))
+            elif _way(row) not in of_main:
+                name = f"{row_name(row)}, EMA {row['ema_decay']}"
+                found.append((name, run.run, (x, y)))
     return found
+
+
+def _way(row: Row) -> tuple[str, str]:
+    return row_name(row), str(row.get("steps"))
+
+
+def _is_main(row: Row, run: Measured) -> bool:
+    return row.get("ema_decay") in (None, run.ema_decay)
 
 
 def _bin_name(name: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from multistep_cm.reporting import markup
+from multistep_cm.reporting.averages import best_of_runs, decay_charts
 from multistep_cm.reporting.charts import Chart, chart_figure
 from multistep_cm.reporting.content import Measured, Report, Run
 from multistep_cm.reporting.curves import as_number, loss_charts, quality_charts
@@ -90,9 +91,13 @@ def results_table(measured: Sequence[Measured]) -> str:
 def _results(report: Report) -> str:
     if not any(run.rows for run in report.measured):
         return ""
-    parts = [_charts(quality_charts(report.measured))]
+    charts = [*quality_charts(report.measured), *decay_charts(report.measured)]
+    parts = [_charts(charts)]
     if any(run.facts.get("floor") is not None for run in report.measured):
         parts.append(f'<p class="faint">{FLOOR}</p>')
+    parts += [
+        f"<p>{escape(sentence)}</p>" for sentence in best_of_runs(report.measured)
+    ]
     parts.append(results_table(report.measured))
     return "\n".join([*parts, *_measured_facts(report.measured)])
 

@@ -7,6 +7,7 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
     "run": ("run", "{}"),
     "method": ("method", "{}"),
     "steps": ("steps", "{}"),
+    "ema_decay": ("EMA decay", "{}"),
     "network_calls": ("network calls", "{}"),
     "frechet_distance": ("Fréchet distance", "{:.4f}"),
     "frechet_distance_std": ("±", "{:.4f}"),
@@ -24,8 +25,12 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
 """Key of a row to the heading and the format of its column."""
 
 
-def format_rows(rows: Sequence[Mapping[str, Any]], floor: float | None) -> str:
+def format_rows(
+    rows: Sequence[Mapping[str, Any]], floor: float | None, with_decay: bool = False
+) -> str:
     """A Markdown table of result rows, with the floor of the distance below it.
+
+    `with_decay` is for rows of several averages of the weights.
 
     Numbers that a row does not have are left empty, columns that no row fills are left
     out; without a floor there is no line.
@@ -34,6 +39,7 @@ def format_rows(rows: Sequence[Mapping[str, Any]], floor: float | None) -> str:
         key: column
         for key, column in COLUMNS.items()
         if any(row.get(key) is not None for row in rows)
+        and (with_decay or key != "ema_decay")
     }
     lines = [[heading for heading, _ in columns.values()]]
     lines += [

@@ -1,9 +1,15 @@
-"""Exponential moving average of the parameters."""
+"""Exponential moving averages of the parameters."""
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from multistep_cm.losses.signature import Params
+
+
+def more_decays(training: ConfigDict) -> dict[str, float]:
+    """The averages of `training.more_ema_decays`: name in a checkpoint to decay."""
+    return {f"ema_{float(decay)!r}": float(decay) for decay in training.more_ema_decays}
 
 
 def ema_decay(step: jax.Array, decay: float) -> jax.Array:

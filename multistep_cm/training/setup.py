@@ -42,6 +42,7 @@ from multistep_cm.sharding.mesh import (
     replicate,
 )
 from multistep_cm.sharding.rules import place_abstract
+from multistep_cm.training.ema import more_decays
 from multistep_cm.training.methods import METHODS
 from multistep_cm.training.optimizer import make_optimizer
 from multistep_cm.training.state import TrainState, make_state
@@ -119,25 +120,27 @@ def abstract_state(config: ConfigDict, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the train state; nothing is allocated."""
     network = factory.make_network(config)
     params = factory.abstract_params(network, config)
-    optimizer, has_target = make_optimizer(config.training), has_target_average(config)
-    state = jax.eval_shape(lambda p: make_state(p, optimizer, has_target), params)
+    state = jax.eval_shape(lambda p: first_state(p, config), params)
     return place_abstract(state, mesh)
+
+
+def first_state(params: Params, config: ConfigDict) -> TrainState:
+    """What this config makes of parameters at step 0; to be run inside `jit`."""
+    optimizer = make_optimizer(config.training)
+    more = more_decays(config.training)
+    return make_state(params, optimizer, has_target_average(config), more)
 
 
 def init_state(config: ConfigDict, mesh: Mesh, teacher: Params | None) -> TrainState:
     """The state at step 0, born sharded: from the teacher, or fresh from the seed."""
     network = factory.make_network(config)
-    optimizer, has_target = make_optimizer(config.training), has_target_average(config)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
     if teacher is not None and config.teacher.initialize_student:
-        start = jax.jit(
-            lambda p: make_state(p, optimizer, has_target), out_shardings=shardings
-        )
+        start = jax.jit(lambda p: first_state(p, config), out_shardings=shardings)
         return start(teacher)
 
     def fresh(key: jax.Array) -> TrainState:
-        params = factory.init_params(network, config, key)
-        return make_state(params, optimizer, has_target)
+        return first_state(factory.init_params(network, config, key), config)
 
     return jax.jit(fresh, out_shardings=shardings)(jax.random.key(config.seed))
 
@@ -169,7 +172,8 @@ def describe_network(params: Params, workdir: Path) -> None:
 def split_state(state: TrainState) -> Trees:
     """The trees that a checkpoint of the state holds; the step is its number."""
     trees = {"params": state.params, "ema": state.ema, "optimizer": state.optimizer}
-    return trees if state.target is None else {**trees, "target": state.target}
+    target = {} if state.target is None else {"target": state.target}
+    return {**trees, **target, **state.more_emas}
 
 
 def restore_state(
@@ -181,7 +185,9 @@ def restore_state(
         return None
     step, trees, data_state = found
     step_array = replicate(jnp.int32(step), mesh)
-    return TrainState(step=step_array, **{"target": None, **trees}), data_state
+    more = {name: trees.pop(name) for name in more_decays(config.training)}
+    state = TrainState(step=step_array, more_emas=more, **{"target": None, **trees})
+    return state, data_state
 
 
 def abstract_batch(config: ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:

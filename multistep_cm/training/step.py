@@ -18,7 +18,12 @@ from ml_collections import ConfigDict
 from multistep_cm.losses.segments import ConsistencyOptions, num_teacher_steps
 from multistep_cm.losses.signature import Batch, Loss, Metrics, Params
 from multistep_cm.sharding.mesh import batch_sharding, replicated
-from multistep_cm.training.ema import ema_decay, target_decay, update_ema
+from multistep_cm.training.ema import (
+    ema_decay,
+    more_decays,
+    target_decay,
+    update_ema,
+)
 from multistep_cm.training.optimizer import make_learning_rate
 from multistep_cm.training.state import TrainState
 
@@ -83,6 +88,7 @@ def make_train_step(
             step=state.step + 1,
             params=params,
             ema=update_ema(state.ema, params, decay),
+            more_emas=_update_more(state, params, training),
             target=_update_target(state, params, config),
             optimizer=optimizer_state,
         )
@@ -123,6 +129,16 @@ def compile_step(
         donate_argnums=0,
     )
     return jitted.lower(state, raw, frozen).compile()
+
+
+def _update_more(
+    state: TrainState, params: Params, training: ConfigDict
+) -> dict[str, Params]:
+    """The averages of other decays after this step."""
+    return {
+        name: update_ema(state.more_emas[name], params, ema_decay(state.step, decay))
+        for name, decay in more_decays(training).items()
+    }
 
 
 def _update_target(state: TrainState, params: Params, config: ConfigDict) -> Params:

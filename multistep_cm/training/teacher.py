@@ -11,6 +11,7 @@ from multistep_cm.checkpoints import Checkpoints
 from multistep_cm.errors import UserError
 from multistep_cm.losses.signature import Params
 from multistep_cm.sharding.rules import place_abstract
+from multistep_cm.training.ema import more_decays
 from multistep_cm.training.methods import METHODS
 from multistep_cm.workdir import read_config
 
@@ -89,16 +90,44 @@ def check_checkpoint(workdir: Path) -> None:
         raise UserError(f"{workdir} holds no checkpoint: train it first")
 
 
-def load_ema(workdir: Path, config: ConfigDict, mesh: Mesh) -> tuple[int, Params]:
+def known_decays(config: ConfigDict) -> list[float]:
+    """Of all averages that a run of this config tracks, the main one first."""
+    return [config.training.ema_decay, *more_decays(config.training).values()]
+
+
+def average_name(config: ConfigDict, ema_decay: float | None) -> str:
+    """The name in a checkpoint of the average of this decay; None: the main one.
+
+    Raises UserError for a decay that the run does not track.
+    """
+    known = known_decays(config)
+    if ema_decay is None or ema_decay == known[0]:
+        return "ema"
+    names = {decay: name for name, decay in more_decays(config.training).items()}
+    if ema_decay not in names:
+        raise UserError(
+            f"--ema_decay is {ema_decay}, but the run tracks only "
+            f"{', '.join(map(str, known))}: choose of these, or train another with "
+            f"--config.training.more_ema_decays={ema_decay}"
+        )
+    return names[ema_decay]
+
+
+def load_ema(
+    workdir: Path, config: ConfigDict, mesh: Mesh, ema_decay: float | None = None
+) -> tuple[int, Params]:
     """The newest good step of a workdir and its averaged parameters, over the mesh.
 
-    `config` describes the network. Raises UserError when there is no such checkpoint.
+    `config` describes the network and the averages; of these that of `ema_decay` is
+    read, by default the main one. Raises UserError when there is no such checkpoint,
+    or no such average.
     """
+    name = average_name(config, ema_decay)
     network = factory.make_network(config)
     like = place_abstract(factory.abstract_params(network, config), mesh)
     with Checkpoints(workdir) as checkpoints:
-        found = checkpoints.restore({"ema": like})
+        found = checkpoints.restore({name: like})
     if found is None:
         raise UserError(f"{workdir} holds no checkpoint: train it first")
     step, trees, _ = found
-    return step, trees["ema"]
+    return step, trees[name]

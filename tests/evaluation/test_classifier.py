@@ -16,6 +16,8 @@ from multistep_cm.evaluation.classifier import (
     train_classifier,
 )
 from multistep_cm.evaluation.features import Classifier, features_and_logits
+from multistep_cm.evaluation.measure import make_reference, measure
+from multistep_cm.sharding.mesh import AXES, make_mesh
 
 FEW = TrainingSettings(num_steps=3, batch_size=16)
 
@@ -84,6 +86,54 @@ def test_batches_do_not_change_features(
     for a, b in zip(whole, features_and_logits(trained, data["images"]), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
     assert features_and_logits(trained, data["images"][:0])[0].shape == (0, 64)
+
+
+@pytest.mark.parametrize("count", [0, 1, 33, 300])
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2), (1, 8, 1)])
+def test_a_mesh_of_eight_devices_changes_no_bit(
+    trained: Classifier,
+    sizes: tuple[int, int, int],
+    count: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(features, "_FORWARD_BATCH", 16)  # some batches, the last filled
+    mesh = make_mesh(dict(zip(AXES, sizes, strict=True)))
+    images = few_digits()["images"]
+    images = np.concatenate([images, images[::-1]])[:count]
+    alone = features_and_logits(trained, images)
+    spread = features_and_logits(trained, images, mesh)
+    for one, other in zip(alone, spread, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_every_device_computes_its_share(
+    trained: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "_FORWARD_BATCH", 16)
+    mesh = make_mesh({"data": 4, "fsdp": 2, "tensor": 1})
+    seen: list[Any] = []
+    forward = vars(features)["_forward"]
+
+    def spy(network: Any, mesh: Any, params: Any, images: jax.Array) -> Any:
+        seen.append([shard.data.shape for shard in images.addressable_shards])
+        return forward(network, mesh, params, images)
+
+    monkeypatch.setattr(features, "_forward", spy)
+    features_and_logits(trained, few_digits()["images"], mesh)
+    # 200 images: a batch of 128 and one that is filled up.
+    assert seen == [[(16, 8, 8, 1)] * 8] * 2
+
+
+def test_measuring_over_a_mesh_changes_no_number(trained: Classifier) -> None:
+    mesh = make_mesh({"data": 2, "fsdp": 4, "tensor": 1})
+    data = few_digits()
+    images, labels = data["images"], data["labels"]
+    alone = make_reference(trained, images, labels)
+    spread = make_reference(trained, images, labels, mesh=mesh)
+    assert alone.floor == spread.floor
+    assert alone.class_accuracy == spread.class_accuracy
+    found = measure(trained, alone, images[:150], labels[:150])
+    assert found == measure(trained, spread, images[:150], labels[:150], mesh)
 
 
 def test_other_image_shapes_work() -> None:

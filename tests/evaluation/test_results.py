@@ -95,7 +95,30 @@ def test_names_of_ways() -> None:
         "guidance_interval": [0.25, 0.75],
         "x_variance": "measured",
         "eta": CONFIG.sampling.eta,
+        "ema_decay": 0.999,
     }
+    assert row_name(CONFIG, way, 0.5)["ema_decay"] == 0.5
+
+
+def test_averages_are_ways_of_their_own_and_old_rows_are_of_the_main_one(
+    tmp_path: Path,
+) -> None:
+    keep(tmp_path, make_row(fid=3.0))
+    path = tmp_path / "evaluation.json"
+    old = json.loads(path.read_text())
+    del old["rows"][0]["ema_decay"]
+    path.write_text(json.dumps(old))
+    assert read_results(tmp_path)["rows"] == [make_row(fid=3.0)]
+    other = make_row(ema_decay=0.99)
+    assert keep(tmp_path, other)["rows"] == [make_row(fid=3.0), other]
+    # Of the same images: merged, not beside it.
+    later = make_row(frechet_distance=0.25)
+    assert keep(tmp_path, later)["rows"] == [other, later | {"fid": 3.0}]
+    others: list[Any] = [None, [], {}, {"training": 1}]
+    for config in others:
+        old["config"] = config
+        path.write_text(json.dumps(old))
+        assert read_results(tmp_path)["rows"][0]["ema_decay"] is None
 
 
 @pytest.mark.parametrize(
