@@ -77,9 +77,10 @@ def read_results(workdir: Path) -> dict[str, Any]:
             f'{path} holds no list "rows" of results: move it away and evaluate again'
         )
     results: dict[str, Any] = values
-    for row in rows:
-        # Rows of the first versions are all of the main average.
-        row.setdefault("ema_decay", main_decay(results))
+    if (decay := main_decay(results)) is not None:
+        for row in rows:
+            # Rows of the first versions are all of the main average.
+            row.setdefault("ema_decay", decay)
     return results
 
 

@@ -10,8 +10,9 @@ import sys
 import numpy as np
 
 from multistep_cm.evaluation import activations as module
-from multistep_cm.evaluation import inception_score
+from multistep_cm.evaluation import features, inception_score
 from multistep_cm.evaluation.activations import Extractor, activations
+from multistep_cm.evaluation.classifier import TrainingSettings, train_classifier
 from multistep_cm.evaluation.manifold import precision_and_recall
 from multistep_cm.sharding.distributed import ProcessOptions, start_processes
 from multistep_cm.sharding.mesh import make_mesh
@@ -25,6 +26,7 @@ def main(count: str, *where: str) -> None:
         start_processes(ProcessOptions(coordinator, int(number), int(process)))
     module.IMAGES_PER_PART = 3
     inception_score.SPLIT = 10
+    vars(features)["_FORWARD_BATCH"] = 4
     images = tiny.make_images(int(count))
     read = 0
 
@@ -37,7 +39,11 @@ def main(count: str, *where: str) -> None:
     extractor = Extractor(tiny.taps, tiny.make_params(48), mesh)
     found = activations(extractor, own, int(count), np.arange(int(count)))
     real = found.kept[::2] + np.float32(0.25)
+    labels = np.arange(len(images)) % 2
+    settings = TrainingSettings(num_steps=1, batch_size=4)
+    classifier = train_classifier(images, labels, images, labels, 2, 0, settings)
     arrays = {
+        "features": features.features_and_logits(classifier, images, mesh)[0],
         "pool_mean": found.pool.mean,
         "pool_scatter": found.pool.scatter,
         "spatial_mean": found.spatial.mean,

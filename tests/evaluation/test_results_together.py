@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from multistep_cm.errors import UserError
 from multistep_cm.evaluation.results import keep_row, row_name
 from multistep_cm.files import alone_with
 from multistep_cm.generation import SamplingOptions
+from tests.sharding.processes import outputs, several
 from tests.training.tiny import tiny_config
 
 ROOT = Path(__file__).parents[2]
@@ -85,6 +87,22 @@ def test_two_processes_lose_no_row(tmp_path: Path) -> None:
     expected = [*range(1, 1 + ROWS), *range(1001, 1001 + ROWS)]
     assert steps_of(tmp_path) == expected
     assert [path.name for path in tmp_path.iterdir()] == ["evaluation.json"]
+
+
+@pytest.mark.slow
+def test_two_evaluations_of_one_run_lose_no_row(
+    teacher_workdir: Path, tmp_path: Path
+) -> None:
+    """The command itself; both train the classifier, of which there is one."""
+    run = shutil.copytree(teacher_workdir, tmp_path / "teacher")
+    base = [sys.executable, "-m", "multistep_cm", "evaluate", f"--workdir={run}"]
+    steps = ("--num_steps=1,2,3", "--num_steps=4,5,6")
+    commands = [[*base, "--num_images=72", each] for each in steps]
+    with several(commands, devices=1) as processes:
+        said = outputs(processes)
+        assert [process.returncode for process in processes] == [0, 0], said
+    assert steps_of(run) == [1, 2, 3, 4, 5, 6]
+    assert not [*run.glob("*.lock"), *run.glob(".*.tmp")]
 
 
 def test_threads_lose_no_row(tmp_path: Path) -> None:

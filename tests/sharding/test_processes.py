@@ -13,6 +13,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from multistep_cm.checkpoints import Checkpoints
+from multistep_cm.evaluation.results import read_results
 from multistep_cm.reporting.metrics import read_jsonl
 from multistep_cm.sharding.mesh import make_mesh
 from multistep_cm.training import setup
@@ -251,3 +252,10 @@ def test_two_processes_distil_sample_and_measure(
     said = command("evaluate", *words, "--x_variance=measured", number=2)
     assert f"wrote {teacher / 'evaluation.json'}" in said[0]
     assert not [line for line in sentences(said[1]) if "wrote" in line]
+    found = read_results(teacher)
+    (row,) = found["rows"]
+    assert row["frechet_distance"] > 0
+    # The same features of the real images, whoever computes them.
+    (teacher / "evaluation.json").unlink()
+    command("evaluate", *words, "--x_variance=measured", number=1)
+    assert read_results(teacher)["floor"] == found["floor"]
