@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 
 from multistep_cm.data.builders import catalog, digit_scenes, scenes
 from multistep_cm.data.builders.scenes import ABSENT, Scene, describe, draw_scene
+from multistep_cm.errors import UserError
 
 NUMBERS = {"train": 60, "test": 20, "held_out": 20}
 
@@ -193,5 +194,5 @@ def test_the_counts_are_those_that_are_described(scene_directory: str) -> None:
 
 def test_a_size_that_there_is_not(tmp_path: Path) -> None:
     message = "expected digit_scenes/16x16, digit_scenes/24x24"
-    with pytest.raises(catalog.UserError, match=message):
+    with pytest.raises(UserError, match=message):
         catalog.open_builder("digit_scenes/17x17", str(tmp_path))
