@@ -1,11 +1,12 @@
-"""A 3x3 convolution whose backward pass is fast on CPUs inside loops too.
+"""A 3x3 convolution that is fast on CPUs too, forwards and backwards.
 
-JAX writes the gradients of a convolution with permuted dimension numbers. XLA's CPU
-compiler puts them in order at the top of a program only; in the body of a loop (scanned
-blocks, scanned steps, accumulation) they run as naive loops, about thirty times slower.
-Here, on CPUs, they are written in order from the start. Other platforms get JAX's own
-form, which their libraries recognise. Forward and reverse mode both work; second
-derivatives through the kernel or the input do not.
+On CPUs, large ones are made of matrix products (`winograd.py`). Small ones are XLA's;
+but JAX writes their gradients with permuted dimension numbers, which XLA's CPU compiler
+puts in order at the top of a program only. In the body of a loop (scanned blocks,
+scanned steps, accumulation) they run as naive loops, about thirty times slower. Here
+they are written in order from the start. Other platforms get JAX's own form, which
+their libraries recognise. Forward and reverse mode both work; second derivatives
+through the kernel or the input do not.
 """
 
 from typing import Any
@@ -16,10 +17,18 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero, linear_call
 from jax.typing import DTypeLike
 
+from multistep_cm.models import winograd
+
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    if not winograd.suits(x.shape, kernel.shape[-1], x.dtype):
+        return _direct(x, kernel)
+    return jax.lax.platform_dependent(x, kernel, cpu=winograd.convolve, default=_direct)
+
+
+def _direct(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jax.lax.conv_general_dilated(
         x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=_LAYOUT
     )
@@ -34,7 +43,7 @@ def _to_input(kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
         return _convolve(cotangent, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
 
     def default(kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
-        transpose = jax.linear_transpose(lambda x: _convolve(x, kernel), like)
+        transpose = jax.linear_transpose(lambda x: _direct(x, kernel), like)
         return transpose(cotangent)[0]
 
     return jax.lax.platform_dependent(kernel, cotangent, cpu=ordered, default=default)
@@ -46,11 +55,13 @@ def _to_kernel(x: jax.Array, cotangent: jax.Array) -> jax.Array:
     like = jax.ShapeDtypeStruct(shape, cotangent.dtype)
 
     def ordered(x: jax.Array, cotangent: jax.Array) -> jax.Array:
-        y = _convolve(x.transpose(3, 1, 2, 0), cotangent.transpose(1, 2, 0, 3))
+        if winograd.suits(x.shape, shape[-1], x.dtype):
+            return winograd.to_kernel(x, cotangent)
+        y = _direct(x.transpose(3, 1, 2, 0), cotangent.transpose(1, 2, 0, 3))
         return y.transpose(1, 2, 0, 3)
 
     def default(x: jax.Array, cotangent: jax.Array) -> jax.Array:
-        transpose = jax.linear_transpose(lambda kernel: _convolve(x, kernel), like)
+        transpose = jax.linear_transpose(lambda kernel: _direct(x, kernel), like)
         return transpose(cotangent)[0]
 
     return jax.lax.platform_dependent(x, cotangent, cpu=ordered, default=default)

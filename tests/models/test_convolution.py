@@ -78,13 +78,17 @@ def test_gradients_inside_a_loop_stay_in_order_on_cpus() -> None:
     assert set(labels) == {"b01f_01io->b01f"}
 
 
+@pytest.mark.parametrize("features", [2, 64])
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_other_platforms_get_jaxs_own_gradients(platform: str) -> None:
+def test_other_platforms_get_jaxs_own_gradients(platform: str, features: int) -> None:
+    """Large ones too, which CPUs make of matrix products."""
+    x, kernel = draw(3, 8, 4, features), draw(3, 3, features, 64)
+
     def gradient(convolution: object) -> str:
         def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
-            return jnp.vdot(Y, convolution(x, kernel))  # type: ignore[operator]
+            return jnp.sum(convolution(x, kernel) ** 2)  # type: ignore[operator]
 
-        traced = jax.jit(jax.grad(loss, argnums=(0, 1))).trace(X, KERNEL)
+        traced = jax.jit(jax.grad(loss, argnums=(0, 1))).trace(x, kernel)
         text = traced.lower(lowering_platforms=(platform,)).as_text()
         lines = [line for line in text.splitlines() if "stablehlo.convolution" in line]
         return "\n".join(sorted(line.split("dim_numbers")[1] for line in lines))
