@@ -1,0 +1,1 @@
+"""A train step against the same step of other repositories, driven alternately."""

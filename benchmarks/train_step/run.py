@@ -1,0 +1,169 @@
+"""Our train step, and those of other repositories on the same shape, in turns.
+
+  python -m benchmarks.train_step [--method=cd|ct] [--model=unet|uvit] [--threads=1]
+      [--peer=NAME=PATH ..] [--peer_python=PYTHON] [--compiled] [--rounds=9]
+
+NAME is fastgen or tract (CD) or ect (CT); PATH is a clone of its repository, and
+PYTHON has PyTorch and what the repository imports. Every side is a process; in every
+round each takes two steps, of which the second counts, so that whatever else the
+machine does meets all alike.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from benchmarks.train_step.text import table
+from benchmarks.train_step.work import Work
+from benchmarks.train_step.worker import command
+from multistep_cm.errors import UserError
+from multistep_cm.files import write_text
+
+ROOT = Path(__file__).parents[2]
+WARM_UP = 1
+PEERS = {"cd": ("fastgen", "tract"), "ct": ("ect",)}
+"""Method to the peers that have it."""
+
+Result: TypeAlias = dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print the table and write the numbers; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.train_step",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--method", choices=PEERS, default="cd")
+    parser.add_argument("--model", choices=("unet", "uvit"), default="unet")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--size", type=int, default=32, help="of images, in pixels")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=PATH")
+    parser.add_argument("--peer_python", default=sys.executable)
+    parser.add_argument("--compiled", action="store_true", help="torch.compile peers")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--output", default="runs/train_step.json")
+    args = parser.parse_args(argv)
+    work = Work(args.method, args.model, args.batch, args.size, args.threads)
+    try:
+        peers = parse_peers(args.peer, args.method)
+        if peers and args.model != "unet":
+            raise UserError(
+                f"--model={args.model}: peers have a unet, leave out --peer"
+            )
+        for name in sorted(set(PEERS[args.method]) - set(peers)):
+            print(f"{name} is skipped: give its repository with --peer={name}=PATH")
+        results = measure(work, peers, args.peer_python, args.compiled, args.rounds)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(table(work, results))
+    record = {"work": dataclasses.asdict(work), "sides": results}
+    write_text(Path(args.output), json.dumps(record, indent=2) + "\n")
+    print(f"wrote {args.output}")
+    return 0
+
+
+def parse_peers(words: Sequence[str], method: str) -> dict[str, str]:
+    """`NAME=PATH` to a table; UserError when a name or a folder is not there."""
+    peers = {}
+    for word in words:
+        name, _, path = word.partition("=")
+        if name not in PEERS[method]:
+            known = " or ".join(PEERS[method])
+            raise UserError(f"--peer={word}: expected NAME=PATH, NAME {known}")
+        if not path or not Path(path).is_dir():
+            raise UserError(f"--peer={word}: there is no folder {path or '(empty)'}")
+        peers[name] = str(Path(path).resolve())
+    return peers
+
+
+def measure(
+    work: Work, peers: Mapping[str, str], python: str, compiled: bool, rounds: int
+) -> dict[str, Result]:
+    """Facts and times of every side, ours first."""
+    results: dict[str, Result] = {}
+    with contextlib.ExitStack() as stack:
+        workers = {}
+        for name in ("ours", *peers):
+            mine = name == "ours"
+            of = dataclasses.replace(work, compiled=compiled and not mine)
+            by = sys.executable if mine else python
+            words = command(by, name, peers.get(name, ""), of)
+            workers[name] = stack.enter_context(worker(words, work.threads))
+            results[name] = {**ask(name, workers[name], ""), "steps": []}
+        for number in range(WARM_UP + rounds):
+            for name, process in workers.items():
+                # A side that has waited finds its memory cold, as no run does.
+                ask(name, process, "step\n")
+                taken = ask(name, process, "step\n")
+                if number >= WARM_UP:
+                    results[name]["steps"].append(taken)
+    for result in results.values():
+        result.update(summary(work, result))
+    return results
+
+
+def summary(work: Work, result: Mapping[str, Any]) -> Result:
+    """Medians over the steps, and what they are against what is known."""
+    seconds = [step["cpu_seconds"] for step in result["steps"]]
+    cpu = statistics.median(seconds)
+    numbers: Result = {
+        "cpu_seconds": cpu,
+        "cpu_seconds_range": [min(seconds), max(seconds)],
+        "wall_seconds": statistics.median(s["wall_seconds"] for s in result["steps"]),
+        "images_per_cpu_second": work.batch / cpu,
+        "memory_bytes": result["steps"][-1]["memory_bytes"],
+    }
+    if result.get("flops"):
+        numbers["achieved_flops"] = result["flops"] / cpu
+    if result.get("flops") and result.get("peak_flops"):
+        numbers["share_of_peak"] = result["flops"] / cpu / result["peak_flops"]
+    return numbers
+
+
+@contextlib.contextmanager
+def worker(words: Sequence[str], threads: int) -> Iterator[subprocess.Popen[str]]:
+    """A running worker, ended with the block."""
+    variables = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JAX_NUM_CPU_DEVICES": "1",
+        "OMP_NUM_THREADS": str(threads),
+        # Large pages for all sides: with small ones the kernel's share is noise.
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    }
+    with subprocess.Popen(
+        words,
+        cwd=ROOT,
+        env=variables,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def ask(name: str, process: subprocess.Popen[str], line: str) -> Result:
+    """Say a line and read the answer; UserError when there is none."""
+    assert process.stdin is not None and process.stdout is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(line)
+        process.stdin.flush()
+    answer = process.stdout.readline()
+    if not answer:
+        raise UserError(f"the side {name} has ended; what it said is above")
+    result: Result = json.loads(answer)
+    return result
