@@ -135,6 +135,8 @@ def _training() -> ConfigDict:
     training.label_dropout = 0.1
     training.accumulation = 1  # microbatches per step
     training.steps_per_call = 1  # optimizer steps per dispatch
+    training.on_nan = "stop"  # a step whose loss or gradient is not finite; or skip
+    training.max_skipped_steps = 10  # in the whole run; with more a run stops
     training.stall_timeout = 1800.0  # seconds without a step that end the run; 0: none
     training.log_every = 50
     training.time_bins = 8  # the loss is logged for each bin of t

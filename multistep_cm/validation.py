@@ -12,6 +12,7 @@ from multistep_cm.errors import UserError
 from multistep_cm.losses.hops import HopName
 from multistep_cm.losses.segments import GRIDS
 from multistep_cm.models.build import check_model
+from multistep_cm.training.finite import POLICIES
 from multistep_cm.training.methods import METHODS
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -24,6 +25,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "consistency.hop": get_args(HopName),
     "consistency.weight": get_args(weighting.Weight),
     "consistency.norm": get_args(weighting.Norm),
+    "training.on_nan": POLICIES,
     "training.decay": ("cosine", "linear", "constant"),
     "sampling.method": get_args(samplers.Method),
     "sampling.x_variance": ("analytic", "measured"),
@@ -61,6 +63,7 @@ NOT_NEGATIVE = (
     "consistency.eta",
     "consistency.multiscale",
     "consistency.guidance_scale",
+    "training.max_skipped_steps",
     "training.stall_timeout",
     "training.warmup_steps",
     "sampling.guidance_scale",

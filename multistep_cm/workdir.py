@@ -24,6 +24,8 @@ MAY_CHANGE = (
     "sampling.",
     "teacher.workdir",
     "training.log_every",
+    "training.max_skipped_steps",
+    "training.on_nan",
     "training.stall_timeout",
     "training.steps_per_call",
 )

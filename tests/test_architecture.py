@@ -22,6 +22,7 @@ PARTS = {
     "planning.flops": "flops",
     "training.methods": "methods",
     "training.ema": "step",
+    "training.finite": "step",
     "training.optimizer": "step",
     "training.state": "step",
     "training.step": "step",
@@ -50,7 +51,7 @@ ROOMS: dict[str, set[str]] = {
     "stages": {"errors"},
     "step": {"losses", "sharding"},
     "generation": NUMERICS | {"data", "factory", "methods", "step"},
-    "validation": NUMERICS | {"config", "data", "methods"},
+    "validation": NUMERICS | {"config", "data", "methods", "step"},
     "provenance": set(),
     "exporting": NUMERICS | {"files", "generation", "provenance"},
 }

@@ -19,6 +19,7 @@ from multistep_cm.evaluation.results import (
 from multistep_cm.reporting.content import Measured, Missing, Run
 from multistep_cm.reporting.curves import as_number
 from multistep_cm.reporting.metrics import METRICS_FILE, read_jsonl
+from multistep_cm.training.finite import SKIPPED
 from multistep_cm.training.methods import METHODS
 from multistep_cm.training.setup import OVERVIEW_NAME
 from multistep_cm.workdir import CONFIG_NAME, override_config, read_config
@@ -170,6 +171,9 @@ def _facts(
     loss = as_number(metrics[-1].get("loss")) if metrics else None
     if loss is not None:
         facts["last loss"] = f"{loss:.4g}"
+    skipped = as_number(metrics[-1].get(SKIPPED)) if metrics else None
+    if skipped:
+        facts["skipped steps"] = f"{skipped:,.0f} whose loss or gradient was not finite"
     if rate is not None:
         reached = "" if mfu is None else f", MFU {mfu:.1%}"
         facts["speed of training"] = f"{rate:,.0f} images/s{reached} (medians)"

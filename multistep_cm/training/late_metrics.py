@@ -1,11 +1,13 @@
 """The metrics of steps that the device may not have finished: looked at late.
 
 They are fetched one interval late, so that the host never waits for the device except
-to save. What is not finite ends the run when it is looked at.
+to save. What is not finite ends the run when it is looked at, or is counted
+(`finite.py`).
 """
 
 import collections
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,6 +15,7 @@ from ml_collections import ConfigDict
 
 from multistep_cm.reporting.metrics import Writer
 from multistep_cm.reporting.progress import Progress
+from multistep_cm.training.finite import SKIPPED, first_too_many
 from multistep_cm.training.metrics import mean_metrics
 from multistep_cm.training.speed import Speed
 from multistep_cm.training.step import StepMetrics
@@ -26,7 +29,8 @@ class LateMetrics:
       writer: gets a row every `training.log_every` steps.
       speed: for MFU, where it is known.
       num_bad: the bad records that were met so far.
-      diverged: the error for what is not finite at a step.
+      diverged: the error for what is not finite at a step, of which so many were
+        skipped with it (None: none may be).
     """
 
     def __init__(
@@ -35,7 +39,7 @@ class LateMetrics:
         writer: Writer,
         speed: Speed | None,
         num_bad: Callable[[], int],
-        diverged: Callable[[str, int], Exception],
+        diverged: Callable[[str, int, int | None], Exception],
     ) -> None:
         self._config = config
         self._writer = writer
@@ -44,7 +48,6 @@ class LateMetrics:
         self._diverged = diverged
         # Calls that nobody has looked at: (last step, metrics).
         self._pending: collections.deque[tuple[int, StepMetrics]] = collections.deque()
-        self._skipped_in_a_row = 0
 
     def add(self, step: int, metrics: StepMetrics) -> None:
         """Of the call that ends with this step; nothing is waited for."""
@@ -78,14 +81,23 @@ class LateMetrics:
                 values["mfu"] = self._speed.mfu(bar.images_per_second)
         if self._config.data.bad_record_fraction:
             values["bad_records"] = self._num_bad()
+        shown: dict[str, Any] = {
+            name: values[name] for name in ("loss", "mfu") if name in values
+        }
+        if SKIPPED in rows[-1]:
+            values[SKIPPED] = int(np.atleast_1d(rows[-1][SKIPPED])[-1])
+            if values[SKIPPED]:
+                shown["skipped"] = values[SKIPPED]
         self._writer.scalars(step, values)
-        bar.show({name: values[name] for name in ("loss", "mfu") if name in values})
+        bar.show(shown)
 
     def _check_finite(self, step: int, metrics: StepMetrics) -> None:
-        sound = np.isfinite(metrics["loss"]) & np.isfinite(metrics["grad_norm"])
-        if np.all(sound):
+        training = self._config.training
+        index = first_too_many(metrics, training)
+        if index is None:
             return
-        first = step - self._config.training.steps_per_call + 1
-        raise self._diverged(
-            "loss or gradient norm", first + int(np.argmin(np.atleast_1d(sound)))
-        )
+        skipped = None
+        if training.on_nan == "skip":
+            skipped = int(np.atleast_1d(metrics[SKIPPED])[index])
+        first = step - training.steps_per_call + 1
+        raise self._diverged("loss or gradient norm", first + index, skipped)

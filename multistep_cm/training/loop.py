@@ -55,7 +55,7 @@ def train(config: ConfigDict, workdir: Path) -> bool:
                 data.restore(data_state)
                 say(f"resumed {workdir} at step {int(state.step)}")
             start = int(state.step)
-            setup.check_start(config, start)
+            setup.check_start(config, start, int(state.skipped))
             frozen = setup.freeze(config, mesh, teacher)
             setup.describe_network(state.params, workdir)
             resumed = start if restored else None
@@ -147,16 +147,30 @@ class Run:
         # Everything up to here must be known to be finite before it is kept.
         self.metrics.fetch(step, bar)
         trees, config = setup.split_state(state), self.config.to_dict()
+        position = setup.position(state, self.data.state())
         try:
-            self.checkpoints.save(step, trees, self.data.state(), config)
+            self.checkpoints.save(step, trees, position, config)
         except FloatingPointError as error:
             raise self._diverged(f"the state ({error})", step) from error
         bar.show({"checkpoint": step})
 
-    def _diverged(self, what: str, step: int) -> TrainingDivergedError:
+    def _diverged(
+        self, what: str, step: int, skipped: int | None = None
+    ) -> TrainingDivergedError:
+        """`skipped` steps, with this one, are more than may be; None: none may be."""
         self.checkpoints.wait()
+        training, count, remedy = self.config.training, "", ""
+        if skipped is not None:
+            count = (
+                f": {skipped} steps of the run are skipped, more than "
+                f"training.max_skipped_steps = {training.max_skipped_steps} allows"
+            )
+            remedy = ", or allow more"
+        elif training.on_nan == "stop":
+            remedy = ", or go on with training.on_nan=skip"
         return TrainingDivergedError(
-            f"{what} is not finite at step {step}; the last good checkpoint is of step "
-            f"{self.checkpoints.latest_step()} in {self.checkpoints.directory}: lower "
-            "training.learning_rate or raise training.warmup_steps"
+            f"{what} is not finite at step {step}{count}; the last good checkpoint is "
+            f"of step {self.checkpoints.latest_step()} in "
+            f"{self.checkpoints.directory}: begin anew with a lower "
+            f"training.learning_rate or more training.warmup_steps{remedy}"
         )

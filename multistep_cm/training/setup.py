@@ -43,6 +43,7 @@ from multistep_cm.sharding.mesh import (
 )
 from multistep_cm.sharding.rules import place_abstract
 from multistep_cm.training.ema import more_decays
+from multistep_cm.training.finite import SKIPPED
 from multistep_cm.training.methods import METHODS
 from multistep_cm.training.optimizer import make_optimizer
 from multistep_cm.training.state import TrainState, make_state
@@ -150,9 +151,16 @@ def has_target_average(config: ConfigDict) -> bool:
     return METHODS[config.method].uses_grid and config.consistency.target_decay > 0
 
 
-def check_start(config: ConfigDict, start: int) -> None:
-    """Raise UserError when whole calls do not lead from this step to the last one."""
-    per_call = config.training.steps_per_call
+def check_start(config: ConfigDict, start: int, skipped: int) -> None:
+    """Raise UserError when the run may not go on from this step: whole calls do not
+    lead to the last one, or more steps were skipped than the config allows."""
+    training, per_call = config.training, config.training.steps_per_call
+    if training.on_nan == "skip" and skipped > training.max_skipped_steps:
+        raise UserError(
+            f"config key training.max_skipped_steps is {training.max_skipped_steps}, "
+            f"but by step {start} the run has skipped {skipped} steps that were not "
+            "finite: allow at least so many"
+        )
     if start % per_call:
         raise UserError(
             f"config key training.steps_per_call is {per_call}, but the run goes on "
@@ -170,24 +178,34 @@ def describe_network(params: Params, workdir: Path) -> None:
 
 
 def split_state(state: TrainState) -> Trees:
-    """The trees that a checkpoint of the state holds; the step is its number."""
+    """The trees that a checkpoint of the state holds; the step is its number, and
+    `position` holds the rest."""
     trees = {"params": state.params, "ema": state.ema, "optimizer": state.optimizer}
     target = {} if state.target is None else {"target": state.target}
     return {**trees, **target, **state.more_emas}
 
 
+def position(state: TrainState, data_state: dict[str, Any]) -> dict[str, Any]:
+    """Where a run is, beside its arrays: in the data, and how many steps it skipped."""
+    return {**data_state, SKIPPED: int(jax.device_get(state.skipped))}
+
+
 def restore_state(
     checkpoints: Checkpoints, config: ConfigDict, mesh: Mesh
 ) -> tuple[TrainState, dict[str, Any]] | None:
-    """The newest good state and data position of this run; None when it is new."""
+    """The newest good state and `position` of this run; None when it is new."""
     found = checkpoints.restore(split_state(abstract_state(config, mesh)))
     if found is None:
         return None
-    step, trees, data_state = found
-    step_array = replicate(jnp.int32(step), mesh)
+    step, trees, where = found
+    # Older checkpoints count no skipped steps, for there were none.
+    counts = {"step": step, "skipped": where.get(SKIPPED, 0)}
+    scalars = {
+        name: replicate(jnp.int32(count), mesh) for name, count in counts.items()
+    }
     more = {name: trees.pop(name) for name in more_decays(config.training)}
-    state = TrainState(step=step_array, more_emas=more, **{"target": None, **trees})
-    return state, data_state
+    state = TrainState(more_emas=more, **scalars, **{"target": None, **trees})
+    return state, where
 
 
 def abstract_batch(config: ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:

@@ -21,6 +21,7 @@ class TrainState(flax.struct.PyTreeNode):
         more_emas: averages of other decays, by the names of `ema.more_decays`.
         target: another average, of which a method makes its target; None without one.
         optimizer: optax state.
+        skipped: int32 scalar, how many of the steps changed nothing (`finite.py`).
     """
 
     step: jax.Array
@@ -29,6 +30,7 @@ class TrainState(flax.struct.PyTreeNode):
     more_emas: dict[str, Params]
     target: Params
     optimizer: Any
+    skipped: jax.Array
 
 
 def make_state(
@@ -45,4 +47,5 @@ def make_state(
         more_emas={name: jax.tree.map(jnp.copy, params) for name in more_emas},
         target=jax.tree.map(jnp.copy, params) if has_target else None,
         optimizer=optimizer.init(params),
+        skipped=jnp.zeros((), jnp.int32),
     )

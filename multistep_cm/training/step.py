@@ -24,6 +24,7 @@ from multistep_cm.training.ema import (
     target_decay,
     update_ema,
 )
+from multistep_cm.training.finite import skip_if_not_finite, updates_made
 from multistep_cm.training.optimizer import make_learning_rate
 from multistep_cm.training.state import TrainState
 
@@ -31,7 +32,8 @@ RawBatch: TypeAlias = Mapping[str, jax.Array]
 """`{"image": uint8 [batch, height, width, channels], "label": int32 [batch]}`."""
 
 StepMetrics: TypeAlias = dict[str, jax.Array]
-"""loss, grad_norm, learning_rate: float32 scalars; bin_loss, bin_count: [time_bins]."""
+"""loss, grad_norm, learning_rate: float32 scalars; bin_loss, bin_count: [time_bins];
+skipped_steps: an int32 scalar, with `training.on_nan=skip` only."""
 
 TrainStep: TypeAlias = Callable[
     [TrainState, RawBatch, Any], tuple[TrainState, StepMetrics]
@@ -83,18 +85,23 @@ def make_train_step(
             gradients, state.optimizer, state.params
         )
         params = optax.apply_updates(state.params, updates)
-        decay = ema_decay(state.step, training.ema_decay)
+        count = updates_made(state)
+        decay = ema_decay(count, training.ema_decay)
         new_state = TrainState(
             step=state.step + 1,
             params=params,
             ema=update_ema(state.ema, params, decay),
-            more_emas=_update_more(state, params, training),
+            more_emas=_update_more(state, params, count, training),
             target=_update_target(state, params, config),
             optimizer=optimizer_state,
+            skipped=state.skipped,
         )
         summary = _summarize(metrics, training.time_bins)
         summary["grad_norm"] = optax.tree.norm(gradients)
-        summary["learning_rate"] = jnp.float32(learning_rate(state.step))
+        # Of the update that is made: the optimizer counts no skipped step.
+        summary["learning_rate"] = jnp.float32(learning_rate(count))
+        if training.on_nan == "skip":
+            return skip_if_not_finite(state, new_state, summary)
         return new_state, summary
 
     def train_step(
@@ -132,11 +139,11 @@ def compile_step(
 
 
 def _update_more(
-    state: TrainState, params: Params, training: ConfigDict
+    state: TrainState, params: Params, count: jax.Array, training: ConfigDict
 ) -> dict[str, Params]:
-    """The averages of other decays after this step."""
+    """The averages of other decays after this step; `count` updates came before."""
     return {
-        name: update_ema(state.more_emas[name], params, ema_decay(state.step, decay))
+        name: update_ema(state.more_emas[name], params, ema_decay(count, decay))
         for name, decay in more_decays(training).items()
     }
 

@@ -153,7 +153,13 @@ def test_several_steps_in_one_call() -> None:
     params = {"a": np.float32(1.0)}
     more = {name: dict(params) for name in NAMES}
     state = TrainState(
-        jax.numpy.int32(0), params, params, more, None, optimizer.init(params)
+        jax.numpy.int32(0),
+        params,
+        params,
+        more,
+        None,
+        optimizer.init(params),
+        jax.numpy.int32(0),
     )
     state = jax.tree.map(jax.numpy.array, state)
     compiled = compile_step(

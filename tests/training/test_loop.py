@@ -290,11 +290,13 @@ class Recorder:
         pass
 
 
+@pytest.mark.parametrize("on_nan", ["stop", "skip"])
 def test_metrics_come_one_interval_late_and_are_complete_at_the_end(
     digits_directory: Path,
     tmp_path: Path,
     around_step: Callable[[AroundStep], None],
     monkeypatch: pytest.MonkeyPatch,
+    on_nan: str,
 ) -> None:
     recorder = Recorder()
 
@@ -304,7 +306,10 @@ def test_metrics_come_one_interval_late_and_are_complete_at_the_end(
 
     around_step(count)
     monkeypatch.setattr(loop, "open_writer", lambda *_: FanOut([recorder]))
-    assert train(tiny_config(digits_directory, checkpoint__every_steps=100), tmp_path)
+    config = tiny_config(
+        digits_directory, checkpoint__every_steps=100, training__on_nan=on_nan
+    )
+    assert train(config, tmp_path)
     assert recorder.rows == [(2, 4), (4, 6), (6, 8), (8, 8)]
     assert steps_on_disk(tmp_path) == {0, 8}
 
