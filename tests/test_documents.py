@@ -1,12 +1,9 @@
 """README and docs/: links lead somewhere, and commands are commands that exist."""
 
 import argparse
-import functools
 import importlib
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +11,10 @@ import pytest
 
 from multistep_cm.commands.main import COMMANDS, split_overrides
 from multistep_cm.config import load_config
+from tests.documents.blocks import all_commands, simple_commands
+from tests.documents.sandbox import parse
 
 ROOT = Path(__file__).parents[1]
-KEYWORDS = ("do", "done", "time", "sbatch")
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 
@@ -24,28 +22,16 @@ NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 STAND_INS = {"CONFIG": "configs/digits.py"}
 
 
-def code_blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+def commands() -> Iterator[list[str]]:
+    """The words of every simple command in the blocks of shell, marked or not."""
+    for command in all_commands():
+        if command.block.language == "python":
+            continue
+        for text in simple_commands(command.text):
+            yield shlex.split(text.replace("$i", "0"))
 
 
-def commands(text: str) -> Iterator[list[str]]:
-    """The words of every command in the blocks of shell, without loops and comments."""
-    for block in code_blocks(text, "(?:bash|sh)"):
-        joined = block.replace("\\\n", " ")
-        lines = re.sub(r"(^|\s)#.*", "", joined, flags=re.MULTILINE)
-        for line in re.split(r"\n|;|&&|&\s*$", lines, flags=re.MULTILINE):
-            words = shlex.split(line.replace("$i", "0"))
-            while words and (words[0] in KEYWORDS or words[0].startswith("--nodes")):
-                words = words[1:]
-            if words and words[0] != "for":
-                yield words
-
-
-ALL = [
-    pytest.param(words, id=f"{name}: {' '.join(words)[:60]}")
-    for name, path in zip(NAMES, DOCUMENTS, strict=True)
-    for words in commands(path.read_text())
-]
+ALL = [pytest.param(words, id=" ".join(words)[:70]) for words in commands()]
 
 
 def test_there_are_commands() -> None:
@@ -56,15 +42,14 @@ def test_there_are_commands() -> None:
 
 @pytest.mark.parametrize("words", ALL)
 def test_a_command_would_be_understood(words: list[str]) -> None:
+    if words[0] == "sbatch":
+        words = [word for word in words[1:] if not word.startswith("--nodes")]
     if words[0] == "multistep-cm":
         understand(words[1:])
     elif words[:3] == ["python", "-m", "multistep_cm"]:
         understand(words[3:])
     elif words[:2] == ["python", "-m"]:
-        flags = {word.partition("=")[0] for word in words if word[:2] == "--"}
-        flags = {flag for flag in flags if not flag.startswith("--config.")}
-        said = help_of(words[2])
-        assert all(flag in said for flag in flags)
+        parse(words)
     elif words[0] == "bash" or words[0].startswith("launch/"):
         script = words[1] if words[0] == "bash" else words[0]
         assert (ROOT / script).is_file(), script
@@ -73,20 +58,7 @@ def test_a_command_would_be_understood(words: list[str]) -> None:
         elif len(words) > 2 and words[2] in COMMANDS:
             understand(words[2:])
     else:
-        assert words[0] in ("pip", "source", "export", "wait", "git", "docker"), words
-
-
-@functools.cache
-def help_of(module: str) -> str:
-    """What `python -m MODULE --help` prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", module, "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout
+        assert words[0] in ("pip", "export", "git", "docker"), words
 
 
 def understand(words: list[str]) -> None:
@@ -132,16 +104,3 @@ def test_every_document_is_in_the_list_for_newcomers() -> None:
     index = (ROOT / "docs" / "README.md").read_text()
     for path in ROOT.glob("docs/*.md"):
         assert path.name == "README.md" or f"]({path.name})" in index, path.name
-
-
-def test_the_example_of_a_network_learns() -> None:
-    text = (ROOT / "docs" / "network.md").read_text()
-    (example,) = code_blocks(text.split("<!-- example: network -->")[1], "python")
-    done = subprocess.run(
-        [sys.executable, "-c", example], capture_output=True, text=True, check=True
-    )
-    numbers = re.findall(r"[\d.]+", done.stdout)
-    mean, deviation = map(float, numbers)
-    # Points are drawn around 2 with a deviation of 0.1.
-    assert abs(mean - 2) < 0.05
-    assert 0.03 < deviation < 0.2

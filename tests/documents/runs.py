@@ -1,0 +1,340 @@
+"""How each documented command is run by `test_runs.py`: a table.
+
+A command is found by a pattern and run as it stands in the document, changed only by
+what its row says: words in place of others, and words appended, of which the last wins.
+"""
+
+import contextlib
+import dataclasses
+import fnmatch
+import shlex
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+from tests.documents import stand_ins
+from tests.documents.blocks import Command
+from tests.sharding.processes import free_address
+
+Way: TypeAlias = Literal["runs", "dry run", "parsed only"]
+Around: TypeAlias = Callable[[], contextlib.AbstractContextManager[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A documented command, and how it is run here."""
+
+    pattern: str
+    """Of the whole command, with the * of a shell."""
+    appended: tuple[str, ...] = ()
+    replaced: tuple[tuple[str, str], ...] = ()
+    needs: tuple[str, ...] = ()
+    """Files and folders that other rows, or `FOLDERS`, make before."""
+    leaves: tuple[str, ...] = ()
+    """Files and folders that must be there afterwards."""
+    says: str = ""
+    """A regular expression that is found in what is printed."""
+    way: Way = "runs"
+    document: str = "*"
+    slow: bool = False
+    as_process: bool = False
+    """In a shell of its own, for what this process cannot do or become."""
+    around: Around = contextlib.nullcontext
+    """What is stood in for meanwhile: for a test's name to say."""
+
+    def is_of(self, command: Command) -> bool:
+        return fnmatch.fnmatchcase(command.text, self.pattern) and fnmatch.fnmatchcase(
+            command.block.document, self.document
+        )
+
+
+def keys(**values: object) -> tuple[str, ...]:
+    """`training__num_steps=2` as an override on the command line."""
+    return tuple(
+        f"--config.{name.replace('__', '.')}={value}" for name, value in values.items()
+    )
+
+
+DIGITS = keys(data__directory="tfds")
+NETWORK = keys(
+    model__name="mlp",
+    model__channels=8,
+    model__blocks=1,
+    model__attention_resolutions="()",
+    model__condition_width=16,
+)
+STEPS = keys(
+    training__num_steps=2,
+    training__batch_size=8,
+    training__log_every=1,
+    checkpoint__every_steps=2,
+)
+LITTLE = keys(
+    sampling__num_steps=2,
+    sampling__num_previews=0,
+    evaluation__num_images=70,
+    evaluation__batch_size=70,
+)
+SMALL = (*DIGITS, *NETWORK, *STEPS, *LITTLE)
+"""Overrides with which a run on the digits takes a second."""
+
+IMAGES = (*NETWORK, *STEPS, *LITTLE, *keys(data__image_size=8, data__num_threads=1))
+MEASURE = ("--num_images=70",)
+FID = ("--num_images=72",)
+WEIGHTS = "multistep-cm evaluate *inception_weights=*.pth"
+DRY = "--dry-run"
+TABLES = (*SMALL, "--seeds=1", "--iterations=2", "--num_images=70")
+MIXTURES = ("--presets", "two_normals", "--student_steps", "1", "--iterations=2")
+SAMPLERS = ("--calls=1,2", "--num_samples=64", "--workdir=sampled")
+SLURM = "launch/slurm.sbatch"
+
+
+def train(pattern: str, folder: str, *more: str, **fields: Any) -> Run:
+    """A training run on the digits that leaves `folder`."""
+    leaves = (f"{folder}/config.json", f"{folder}/checkpoints/2")
+    return Run(
+        f"multistep-cm train {pattern}", (*SMALL, *more), leaves=leaves, **fields
+    )
+
+
+FOLDERS = {
+    folder: (
+        f"multistep-cm train --config=configs/digits.py:stage=cd,steps={steps} "
+        f"--workdir={folder} --config.teacher.workdir=runs/teacher",
+        *SMALL,
+    )
+    for folder, steps in (("runs/cd8", 8), ("runs/cd1", 1))
+}
+"""Runs that a reader has and no document makes: a command, and words appended."""
+
+TEACHER, CD4 = "runs/teacher/config.json", "runs/cd4/config.json"
+
+RUNS = (
+    train("*digits.py:stage=teacher --workdir=runs/teacher", "runs/teacher"),
+    train("*stage=cd,steps=4 --workdir=runs/cd4 *", "runs/cd4", needs=(TEACHER,)),
+    train("*--workdir=runs/guided4 *", "runs/guided4", needs=(TEACHER,)),
+    train("*--workdir=runs/averages *", "runs/averages"),
+    train(
+        "*--workdir=runs/sharded *",
+        "runs/sharded",
+        as_process=True,
+        slow=True,
+    ),
+    Run(
+        "for i in 0 1; do*--workdir=runs/two *",
+        replaced=(
+            ("localhost:8476", free_address()),
+            ("$i &", f"$i {shlex.join(SMALL)} &"),
+        ),
+        leaves=("runs/two/checkpoints/2",),
+        as_process=True,
+        slow=True,
+    ),
+    Run(
+        "multistep-cm train --config=configs/images.py:folder=PATH,size=64 *",
+        IMAGES,
+        (("PATH", "photos"),),
+        ("photos",),
+    ),
+    Run(
+        "multistep-cm train --config=configs/images.py:name=cifar10,*",
+        (*IMAGES, *keys(data__directory="mocked")),
+        leaves=("runs/cifar10/checkpoints/2",),
+        around=stand_ins.mocked_datasets,
+    ),
+    Run(
+        "multistep-cm sample --workdir=runs/cd4 --num_images=100 --output=grid.png",
+        needs=(CD4,),
+        leaves=("grid.png",),
+    ),
+    Run(
+        "multistep-cm sample *--output=samples.npz",
+        MEASURE,
+        needs=("runs/cd8",),
+        leaves=("samples.npz",),
+    ),
+    Run(
+        "multistep-cm sample --workdir=runs/teacher --guidance_scale=*",
+        MEASURE,
+        needs=(TEACHER,),
+    ),
+    Run(
+        "multistep-cm evaluate --workdir=runs/cd4",
+        MEASURE,
+        needs=(CD4,),
+        leaves=("runs/cd4/evaluation.json",),
+    ),
+    Run(
+        "multistep-cm evaluate --workdir=runs/teacher --workdir=runs/cd4 *",
+        MEASURE,
+        needs=(TEACHER, CD4, "runs/cd1"),
+        leaves=("runs/cd1/evaluation.json",),
+        slow=True,
+    ),
+    Run(
+        "multistep-cm evaluate --workdir=runs/averages *",
+        MEASURE,
+        needs=("runs/averages/config.json",),
+        says="best EMA decay of teacher_ddim, 32 steps",
+        slow=True,
+    ),
+    Run(
+        WEIGHTS,
+        FID,
+        needs=("runs/cd8",),
+        says="FID",
+        around=stand_ins.small_fid_network,
+    ),
+    Run(
+        "multistep-cm evaluate *--write_reference=references/mine.npz",
+        FID,
+        needs=("runs/cd8",),
+        leaves=("references/mine.npz",),
+        around=stand_ins.small_fid_network,
+    ),
+    Run(
+        "multistep-cm evaluate *--reference=references/mine.npz",
+        FID,
+        needs=(CD4, "references/mine.npz"),
+        says="FID",
+        around=stand_ins.small_fid_network,
+    ),
+    Run(
+        "multistep-cm report --workdir=runs/cd4",
+        needs=(CD4,),
+        leaves=("runs/cd4/report.html",),
+    ),
+    Run(
+        "multistep-cm report --workdir runs/quickstart/[*]/ --output=report.html",
+        needs=("runs/quickstart/report.html",),
+        leaves=("report.html",),
+        slow=True,
+    ),
+    Run(
+        "multistep-cm export --workdir=runs/cd4 --output=exported",
+        needs=(CD4,),
+        leaves=("exported/sampler.jaxexport",),
+    ),
+    Run(
+        "multistep-cm export --workdir=runs/teacher *--weights=beside",
+        needs=(TEACHER,),
+        leaves=("runs/teacher/export/weights.safetensors",),
+        slow=True,
+    ),
+    Run(
+        "multistep-cm export *--output=weights.safetensors",
+        needs=(CD4,),
+        leaves=("weights.safetensors",),
+    ),
+    Run(
+        "multistep-cm plan *--topology=v5e:8x8",
+        (*SMALL, "--topology=cpu:2"),
+        says="cpu:2",
+        as_process=True,
+        slow=True,
+    ),
+    Run("export LIBTPU_INIT_ARGS=*", says="--xla_", as_process=True),
+    Run("pip install -e '.[[]tpu]'", way="parsed only"),
+    Run(
+        "bash launch/local_gpu.sh *",
+        replaced=(("local_gpu.sh", f"local_gpu.sh {DRY}"),),
+        says="-m multistep_cm train --config=configs/imagenet64.py",
+        way="dry run",
+        as_process=True,
+    ),
+    Run(
+        "sbatch --nodes=2 launch/slurm.sbatch *",
+        replaced=(("sbatch --nodes=2 launch/slurm.sbatch", f"bash {SLURM} {DRY}"),),
+        says="srun --kill-on-bad-exit=1",
+        way="dry run",
+        as_process=True,
+    ),
+    Run(
+        "bash launch/tpu_pod.sh *",
+        replaced=((" -- ", f" {DRY} -- "),),
+        says="gcloud",
+        way="dry run",
+        as_process=True,
+    ),
+    Run(
+        "bash launch/gke.sh *",
+        replaced=((" -- ", f" {DRY} -- "), ("IMAGE", "image"), ("BUCKET", "bucket")),
+        says="kubectl",
+        way="dry run",
+        as_process=True,
+    ),
+    Run(
+        "python -m benchmarks.samplers",
+        ("--presets=ring", *SAMPLERS),
+        says="results: sampled/results.json",
+        slow=True,
+    ),
+    Run(
+        "python -m benchmarks.samplers --presets=ring *",
+        SAMPLERS,
+        says="results: sampled/results.json",
+    ),
+    Run(
+        "python -m benchmarks.mixtures",
+        (*MIXTURES, "--seeds=1", "--num_samples=64", "--no_document"),
+        leaves=("runs/mixtures/results.json",),
+        slow=True,
+    ),
+    Run(
+        "python -m benchmarks.guidance",
+        (*TABLES, "--workdir=guided", "--num_steps=2", "--document=docs/guidance.md"),
+        says="wrote docs/guidance.md",
+        slow=True,
+    ),
+    Run("python -m benchmarks.tables", way="parsed only"),
+    Run(
+        "python -m benchmarks.tables table1",
+        (*TABLES, "--document=docs/results.md"),
+        leaves=("runs/tables/floors.json",),
+        slow=True,
+    ),
+    Run(
+        "python -m benchmarks.tables --only_write",
+        (*TABLES, "--document=docs/results.md"),
+        needs=("runs/tables/floors.json",),
+        slow=True,
+    ),
+    Run(
+        "*def predict(params, *",
+        document="docs/network.md",
+        says=r"^mean (1\.9[5-9]|2\.0[0-4]), deviation 0\.(0[3-9]|1)",  # points around 2
+    ),
+    Run(
+        "*sampler(np.uint32(0), *",
+        document="docs/export.md",
+        needs=("exported/sampler.jaxexport",),
+        leaves=("samples.npz",),
+    ),
+    Run(
+        "*sampler(weights, *",
+        document="docs/export.md",
+        needs=("runs/teacher/export/weights.safetensors",),
+        leaves=("samples.npz",),
+        slow=True,
+    ),
+    Run(
+        "*unflatten_params(*",
+        document="docs/export.md",
+        needs=("weights.safetensors",),
+    ),
+    Run(
+        "bash launch/quickstart.sh",
+        SMALL,
+        leaves=("runs/quickstart/results.json", "runs/quickstart/report.html"),
+        says="cd",
+        as_process=True,
+        slow=True,
+    ),
+    Run("bash launch/test.sh", needs=(), says="passed", as_process=True, slow=True),
+    Run("bash launch/test.sh --slow", says="passed", as_process=True, slow=True),
+    Run(
+        "bash launch/test.sh tests/diffusion -x",
+        says="passed",
+        as_process=True,
+        slow=True,
+    ),
+)
