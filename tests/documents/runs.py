@@ -84,7 +84,10 @@ WEIGHTS = "multistep-cm evaluate *inception_weights=*.pth"
 DRY = "--dry-run"
 TABLES = (*SMALL, "--seeds=1", "--iterations=2", "--num_images=70")
 MIXTURES = ("--presets", "two_normals", "--student_steps", "1", "--iterations=2")
-SAMPLERS = ("--calls=1,2", "--num_samples=64", "--workdir=sampled")
+SAMPLERS = (
+    *("--calls=1,2", "--num_samples=64", "--workdir=sampled"),
+    "--document=docs/samplers.md",
+)
 SLURM = "launch/slurm.sbatch"
 
 

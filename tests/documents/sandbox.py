@@ -41,6 +41,7 @@ class Sandbox:
     def __init__(self, root: Path, digits_directory: Path) -> None:
         self.root = root
         self.said: dict[str, str] = {}
+        self._documents = _documents()
         for name in COPIED:
             shutil.copytree(ROOT / name, root / name)
         for name in FILES:
@@ -82,6 +83,8 @@ class Sandbox:
                 _remove(self.root / name)
             with contextlib.chdir(self.root), run.around():
                 self.said[command.text] = self._execute(run, command)
+            # Some commands rewrite documents: only the copies in here may change.
+            assert _documents() == self._documents, f"{command.text} wrote to {ROOT}"
             for name in run.leaves:
                 assert (self.root / name).exists(), f"{command.text} left no {name}"
         return self.said[command.text]
@@ -138,6 +141,12 @@ class Sandbox:
         )
         assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
         return done.stdout
+
+
+def _documents() -> dict[Path, bytes]:
+    """What README.md and docs/ of the repository hold."""
+    paths = [ROOT / "README.md", *(ROOT / "docs").rglob("*.*")]
+    return {path: path.read_bytes() for path in paths}
 
 
 def _remove(path: Path) -> None:
