@@ -4,17 +4,20 @@ A config file is a Python file with `get_config(arguments: str) -> ConfigDict`, 
 code: run only files that you trust. It starts from `default_config()` and sets keys.
 """
 
-import ast
 import difflib
+import functools
 import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from multistep_cm.errors import UserError
+from multistep_cm.files import read_text
+from multistep_cm.values import check_value, parse_value
 
 
 def default_config() -> ConfigDict:
@@ -192,7 +195,11 @@ def load_config(specification: str, overrides: Mapping[str, str]) -> ConfigDict:
     """
     name, _, arguments = specification.partition(":")
     path = Path(name)
-    if not path.is_file():
+    try:
+        is_file = path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        is_file = False
+    if not is_file:
         raise UserError(f"--config: there is no file {name}")
     if path.suffix == ".json":
         return _load_json(path, arguments, overrides)
@@ -202,7 +209,7 @@ def load_config(specification: str, overrides: Mapping[str, str]) -> ConfigDict:
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
-    except (SyntaxError, ImportError, NameError) as error:
+    except (SyntaxError, ImportError, NameError, OSError, ValueError) as error:
         raise UserError(f"--config: {name} does not load: {error}") from error
     if not hasattr(module, "get_config"):
         raise UserError(f"--config: {name} defines no function get_config(arguments)")
@@ -216,6 +223,7 @@ def load_config(specification: str, overrides: Mapping[str, str]) -> ConfigDict:
             f"--config: {name}: get_config returned {config!r}, expected a ConfigDict "
             "made from default_config()"
         )
+    check_types(config, f"--config: {name}: ")
     for key, text in overrides.items():
         override(config, key, text)
     return config.lock()
@@ -224,7 +232,11 @@ def load_config(specification: str, overrides: Mapping[str, str]) -> ConfigDict:
 def _load_json(path: Path, arguments: str, overrides: Mapping[str, str]) -> ConfigDict:
     if arguments:
         raise UserError(f"--config: {path} is JSON and takes no arguments: {arguments}")
-    config = from_json(path.read_text(), str(path))
+    try:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--config: {path} cannot be read: {error}") from error
+    config = from_json(text, f"--config: {path}")
     for key, text in overrides.items():
         override(config, key, text)
     return config
@@ -233,7 +245,8 @@ def _load_json(path: Path, arguments: str, overrides: Mapping[str, str]) -> Conf
 def parse_arguments(arguments: str, **defaults: Any) -> dict[str, Any]:
     """`"stage=cd,steps=4"` over the defaults, each value of its default's type.
 
-    Raises UserError for an argument that the config file does not have.
+    Raises UserError for an argument that the config file does not have, and for a
+    value of another type.
     """
     values = dict(defaults)
     for part in filter(None, (arguments or "").split(",")):
@@ -243,21 +256,51 @@ def parse_arguments(arguments: str, **defaults: Any) -> dict[str, Any]:
             raise UserError(
                 f"config argument {part!r} is not known; expected some of {expected}"
             )
-        values[name] = _convert(f"config argument {name}", text, defaults[name])
+        values[name] = parse_value(f"config argument {name}", text, defaults[name])
     return values
 
 
 def override(config: ConfigDict, key: str, text: str) -> None:
     """Set one dotted key from text, in the type that it has; UserError if it cannot."""
-    flat = flatten(config)
-    if key not in flat:
-        near = difflib.get_close_matches(key, flat, n=1, cutoff=0.0)
-        raise UserError(f"config key {key!r} does not exist; did you mean {near[0]!r}?")
-    parent, leaf = config, key
-    while "." in leaf:
-        head, leaf = leaf.split(".", 1)
-        parent = parent[head]
-    parent[leaf] = _convert(f"config key {key}", text, flat[key])
+    _set(config, key, parse_value(f"config key {key}", text, _default_of(key)))
+
+
+def check_types(config: ConfigDict, origin: str = "") -> None:
+    """Raise UserError unless `config` has every key, and each its default's type.
+
+    `origin` is what the sentence begins with. A config file is code: it may set what is
+    no number, or build a config of its own.
+    """
+    flat, defaults = flatten(config), _flat_defaults()
+    for key in sorted(defaults.keys() - flat.keys()):
+        raise UserError(
+            f"{origin}the config has no key {key!r}: make it from default_config()"
+        )
+    for key, value in flat.items():
+        check_value(f"{origin}config key {key}", value, _default_of(key))
+
+
+@functools.cache
+def _flat_defaults() -> Mapping[str, Any]:
+    return MappingProxyType(flatten(default_config()))
+
+
+def _default_of(key: str) -> Any:
+    """The default of a dotted key; UserError, with the nearest, for an unknown one."""
+    defaults = _flat_defaults()
+    if key not in defaults:
+        (near,) = difflib.get_close_matches(key[:200], defaults, n=1, cutoff=0.0)
+        raise UserError(
+            f"config key {key!r:.200} does not exist; did you mean {near!r}?"
+        )
+    return defaults[key]
+
+
+def _set(config: ConfigDict, key: str, value: Any) -> None:
+    *folders, leaf = key.split(".")
+    for folder in folders:
+        config = config[folder]
+    config[leaf] = value
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -283,13 +326,15 @@ def from_json(text: str, origin: str) -> ConfigDict:
     """
     config = default_config()
     try:
-        stored = flatten(json.loads(text))
-    except (json.JSONDecodeError, AttributeError) as error:
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds {values!r:.40}, not keys with values")
+        stored = flatten(values)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{origin} is not a config in JSON: {error}") from error
     for key, value in stored.items():
-        value = tuple(value) if isinstance(value, list) else value
         try:
-            override(config, key, value if isinstance(value, str) else repr(value))
+            _set(config, key, check_value(f"config key {key}", value, _default_of(key)))
         except UserError as error:
             raise UserError(f"{origin}: {error}") from error
     return config.lock()
@@ -305,39 +350,3 @@ def differences(
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key) and not key.startswith(tuple(ignore))
     ]
-
-
-def _convert(what: str, text: str, default: Any) -> Any:
-    """`text` as a value of the default's type."""
-    if isinstance(default, str):
-        return text
-    problem = UserError(
-        f"{what} is {text!r}, expected {_type_name(default)} (like {default!r})"
-    )
-    try:
-        value = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError) as error:
-        if isinstance(default, bool) and text.lower() in ("true", "false"):
-            return text.lower() == "true"
-        raise problem from error
-    if isinstance(default, bool) or isinstance(value, bool):
-        matches = isinstance(default, bool) and isinstance(value, bool)
-    elif isinstance(default, float):
-        value = float(value) if isinstance(value, (int, float)) else value
-        matches = isinstance(value, float)
-    elif isinstance(default, tuple):
-        value = (value,) if isinstance(value, (int, float)) else value
-        matches = isinstance(value, (tuple, list)) and all(
-            isinstance(item, (int, float)) for item in value
-        )
-        value = tuple(value) if matches else value
-    else:
-        matches = isinstance(value, type(default))
-    if not matches:
-        raise problem
-    return value
-
-
-def _type_name(value: Any) -> str:
-    names = {bool: "True or False", int: "an integer", float: "a number"}
-    return names.get(type(value), "a tuple of numbers")

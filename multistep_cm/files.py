@@ -18,6 +18,9 @@ from multistep_cm.errors import UserError
 LARGEST_TEXT = 2**24
 """Bytes of a config or of results: those of any run are a thousand times smaller."""
 
+LONGEST_NAME, LONGEST_PATH = 255, 4096
+"""Bytes that Linux and macOS have for a name of a file and for a whole path."""
+
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 """What a file system answers that has no locks, as those of some clusters."""
 
@@ -135,6 +138,34 @@ def read_bytes(path: Path, most_bytes: int) -> bytes:
                 f"it has {size:,} bytes, expected {most_bytes:,} at the most"
             )
         return file.read(most_bytes)
+
+
+def path_problem(text: str) -> str:
+    """Why no file can have this name; "" where one can."""
+    if not text:
+        return "it is empty"
+    if "\0" in text:
+        return "it holds a NUL"
+    name = os.fsencode(text)
+    if len(name) >= LONGEST_PATH or max(map(len, name.split(b"/"))) > LONGEST_NAME:
+        return f"it is longer than a name of {LONGEST_NAME} bytes can be"
+    return ""
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is one; also where the system cannot say, as for a name too long."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def with_home(text: str) -> Path:
+    """The path of `text`, in which "~" is the user's folder where there is one."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # "~name" of somebody unknown
+        return Path(text)
 
 
 def check_regular(path: Path) -> None:

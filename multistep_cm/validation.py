@@ -5,10 +5,11 @@ from typing import Any, get_args
 
 from ml_collections import ConfigDict
 
-from multistep_cm.config import flatten
+from multistep_cm.config import check_types, flatten
 from multistep_cm.diffusion import samplers, timesteps, weighting
 from multistep_cm.diffusion.parameterization import Prediction
 from multistep_cm.errors import UserError
+from multistep_cm.files import path_problem
 from multistep_cm.losses.hops import HopName
 from multistep_cm.losses.segments import GRIDS
 from multistep_cm.models.build import check_model
@@ -58,6 +59,7 @@ POSITIVE = (
 )
 
 NOT_NEGATIVE = (
+    "seed",
     "data.num_classes",
     "consistency.anneal_steps",
     "consistency.eta",
@@ -83,12 +85,24 @@ FRACTIONS = (
 )
 
 
+FOLDERS = ("data.directory", "teacher.workdir")
+"""Keys that may name a folder; empty ones name none."""
+
+
 def validate(config: ConfigDict) -> None:
     """Raise UserError for the first thing in the config that cannot be meant.
 
     Knows nothing of devices, datasets or workdirs; those have checks of their own.
     """
+    check_types(config)
     flat = flatten(config)
+    for key in FOLDERS:
+        problem = flat[key] and path_problem(flat[key])
+        if problem:
+            raise UserError(
+                f"config key {key} is {flat[key]!r:.200}, expected the name of a "
+                f"folder: {problem}"
+            )
     for key, choices in CHOICES.items():
         if flat[key] not in choices:
             expected = ", ".join(choices)

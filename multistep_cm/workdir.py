@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from multistep_cm import config as configs
 from multistep_cm.errors import UserError
-from multistep_cm.files import read_text, reason, write_text
+from multistep_cm.files import is_folder, read_text, reason, write_text
 
 CONFIG_NAME = "config.json"
 
@@ -35,7 +35,7 @@ MAY_CHANGE = (
 def read_config(workdir: Path) -> ConfigDict:
     """The config of the run in `workdir`; UserError when there is none."""
     path = workdir / CONFIG_NAME
-    if not workdir.is_dir():
+    if not is_folder(workdir):
         raise UserError(f"workdir {workdir} does not exist: train a run into it first")
     try:
         text = read_text(path)

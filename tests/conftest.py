@@ -30,7 +30,15 @@ hypothesis.settings.register_profile(
     max_examples=25,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
-hypothesis.settings.load_profile("repeatable")
+# For long searches: HYPOTHESIS_PROFILE=thorough, with another seed each time.
+hypothesis.settings.register_profile(
+    "thorough",
+    hypothesis.settings.get_profile("repeatable"),
+    derandomize=False,
+    max_examples=2000,
+    print_blob=True,
+)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
 @pytest.fixture

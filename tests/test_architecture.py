@@ -40,7 +40,8 @@ ROOMS: dict[str, set[str]] = {
     "data": {"errors", "files", "sharding"},
     "sharding": {"errors"},
     "reporting": {"errors", "files"},
-    "config": {"errors", "files"},
+    "values": {"errors"},
+    "config": {"errors", "files", "values"},
     "workdir": {"config", "errors", "files"},
     "chips": set(),
     "flops": set(),
@@ -51,7 +52,7 @@ ROOMS: dict[str, set[str]] = {
     "stages": {"errors"},
     "step": {"losses", "sharding"},
     "generation": NUMERICS | {"data", "factory", "methods", "step"},
-    "validation": NUMERICS | {"config", "data", "methods", "step"},
+    "validation": NUMERICS | {"config", "data", "files", "methods", "step"},
     "provenance": set(),
     "exporting": NUMERICS | {"files", "generation", "provenance"},
 }

@@ -58,6 +58,17 @@ def test_a_file_with_arguments_and_overrides(tmp_path: Path) -> None:
         (GOOD.replace("config.seed", "config.sead"), "sead"),
         (GOOD.replace("return config", "config.seed = 'x'; return config"), "seed"),
         ("def get_config(arguments): return None", "returned None, expected"),
+        (
+            "from ml_collections import ConfigDict\n"
+            "def get_config(arguments): return ConfigDict({'seed': 1})",
+            "has no key 'checkpoint.every_steps': make it from default_config",
+        ),
+        (GOOD.replace('["seed"]', '["seed"] * 10**20'), "seed is 3000"),
+        (
+            GOOD.replace("return config", "config.data.name = None; return config"),
+            "None",
+        ),
+        ("\0", "does not load"),
     ],
 )
 def test_a_file_that_does_not_load(tmp_path: Path, text: str, said: str) -> None:
@@ -69,8 +80,12 @@ def test_a_file_that_does_not_load(tmp_path: Path, text: str, said: str) -> None
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no file .*nothing.py"):
         load_config(f"{tmp_path}/nothing.py:a=1", {})
-    with pytest.raises(UserError, match="there is no file"):
-        load_config(str(tmp_path), {})
+    for name in (str(tmp_path), "a" * 300, "a\0b.py", ""):
+        with pytest.raises(UserError, match="there is no file"):
+            load_config(name, {})
+    with pytest.raises(UserError, match=r"config.json cannot be read: byte 0 of it"):
+        (tmp_path / "config.json").write_bytes(b"\xff")
+        load_config(f"{tmp_path}/config.json", {})
     text = tmp_path / "config.txt"
     text.write_text(GOOD)
     with pytest.raises(UserError, match="is not a Python file"):
@@ -127,8 +142,8 @@ def test_override(key: str, text: str, value: Any) -> None:
         ("training.learning_rate", "fast", "a number"),
         ("training.learning_rate", "(1,)", "a number"),
         ("data.flip", "1", "True or False"),
-        ("model.channels", "'ab'", "a tuple of numbers"),
-        ("model.channels", "(1,'a')", "a tuple of numbers"),
+        ("model.channels", "'ab'", "a tuple of integers"),
+        ("model.channels", "(1,'a')", "a tuple of integers"),
         ("seed", "__import__('os')", "an integer"),
     ],
 )
@@ -189,7 +204,17 @@ def test_json_of_an_older_version_gets_defaults_for_new_keys() -> None:
     assert config.training.time_bins == default_config().training.time_bins
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "3", '{"seed": "x"}', '{"sede": 1}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[1]", "3", '{"seed": "x"}', '{"sede": 1}', '{"seed": null}'),
+        *('{"seed": 1.0}', '{"seed": true}', '{"seed": -2147483649}', '{"seed": NaN}'),
+        *('{"data": 3}', '{"data": {"name": 5}}', '{"data": {"directory": "\\u0000"}}'),
+        "[" * 100_000,
+        '{"seed": ' + "9" * 10_000 + "}",
+        '{"a":' * 900 + "1" + "}" * 900,
+    ],
+)
 def test_json_that_is_no_config(text: str) -> None:
     with pytest.raises(UserError, match=r"origin|seed"):
         from_json(text, "origin")
@@ -235,6 +260,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"method": "ct", "consistency__multiscale": 4}, "consistency.multiscale is 4"),
     ({"method": "cd"}, "teacher.workdir is empty"),
     ({"sampling__method": "euler"}, "sampling.method is 'euler'"),
+    ({"seed": -1}, "seed is -1, expected at least 0"),
+    ({"training__learning_rate": 1e39}, "is 1e\\+39, expected a finite number"),
+    ({"model__channels": (8.5,)}, "model.channels is .*, expected a tuple of integers"),
+    ({"data__directory": "a" * 256}, "data.directory is .* longer than a name of 255"),
+    ({"teacher__workdir": "a\0"}, "teacher.workdir is .* text without NUL"),
 ]
 
 

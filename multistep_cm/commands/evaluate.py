@@ -23,6 +23,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from multistep_cm.commands.arguments import (
+    MOST_IMAGES,
+    MOST_STEPS,
+    as_number,
+    as_path,
+    as_seed,
+    whole,
+)
 from multistep_cm.commands.processes import add_process_arguments, start
 from multistep_cm.errors import UserError
 
@@ -40,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--workdir",
         required=True,
-        type=Path,
+        type=as_path,
         nargs="+",
         action="extend",
         metavar="DIR",
@@ -54,18 +62,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="averages of the weights, such as 0.99,0.9999, or all: those that the run "
         "tracks (training.more_ema_decays); default: the main one",
     )
-    add("--guidance_scale", type=float, help="default: the run's own")
+    add("--guidance_scale", type=as_number, help="default: the run's own")
     add(
         "--x_variance",
         choices=("analytic", "measured"),
         help="what the sampler addim puts back: 0.1 / (2 + SNR), or measured on data",
     )
-    add("--num_images", type=int, help="default: evaluation.num_images of the run")
-    add("--seed", type=int, default=0, help="of the starting noise (default 0)")
+    add(
+        "--num_images",
+        type=whole(2, MOST_IMAGES),
+        help="default: evaluation.num_images of the run",
+    )
+    add("--seed", type=as_seed, default=0, help="of the starting noise (default 0)")
     add("--again", action="store_true", help="measure anew what was measured before")
     add(
         "--classifier",
-        type=Path,
+        type=as_path,
         metavar="FILE.npz",
         help="where the classifier is kept (default: the first DIR/classifier.npz)",
     )
@@ -74,16 +86,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="classifier",
         help="classifier (the default), inception (FID), or both: classifier,inception",
     )
-    add("--inception_weights", type=Path, metavar="FILE", help="of the FID network")
+    add("--inception_weights", type=as_path, metavar="FILE", help="of the FID network")
     add(
         "--reference",
-        type=Path,
+        type=as_path,
         metavar="FILE.npz",
         help="mu and sigma of the real images (default: measure the training split)",
     )
     add(
         "--write_reference",
-        type=Path,
+        type=as_path,
         metavar="FILE.npz",
         help="keep what was measured of the training split",
     )
@@ -313,9 +325,11 @@ def _words(text: str | None) -> list[str | None]:
 def _numbers(text: str | None) -> list[int | None]:
     if text is None:
         return [None]
+    read = whole(1, MOST_STEPS)
     try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
+        return [read(part) for part in text.split(",")]
+    except argparse.ArgumentTypeError as error:
         raise UserError(
-            f"--num_steps is {text!r}, expected numbers such as 8 or 8,32,128"
+            f"--num_steps is {text!r:.200}, expected numbers such as 8 or 8,32,128, "
+            f"from 1 to {MOST_STEPS}"
         ) from error

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from multistep_cm.commands.arguments import MOST_STEPS, as_number, as_path, whole
 from multistep_cm.errors import UserError
 
 if TYPE_CHECKING:  # `--help` does not wait for JAX
@@ -30,22 +31,26 @@ ONE_DEVICE = {"data": 1, "fsdp": 1, "tensor": 1}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `export`."""
     add = parser.add_argument
-    add("--workdir", required=True, type=Path, metavar="DIR", help="a trained run")
+    add("--workdir", required=True, type=as_path, metavar="DIR", help="a trained run")
     add(
         "--output",
-        type=Path,
+        type=as_path,
         metavar="DIR",
         help="a folder, or FILE.safetensors for the weights alone (default "
         "WORKDIR/export)",
     )
     add(
         "--num_steps",
-        type=int,
+        type=whole(1, MOST_STEPS),
         help="sampling steps; a student only has the number it was trained for",
     )
     add("--sampler", help="ddim, addim, heun or ancestral; students: ddim")
-    add("--ema_decay", type=float, help="of the average to use (default: the main one)")
-    add("--guidance_scale", type=float, help="0 is none; 0.5 and 3 are the paper's")
+    add(
+        "--ema_decay",
+        type=as_number,
+        help="of the average to use (default: the main one)",
+    )
+    add("--guidance_scale", type=as_number, help="0 is none; 0.5 and 3 are the paper's")
     add(
         "--x_variance",
         choices=("analytic", "measured"),

@@ -7,10 +7,12 @@ does not wait for JAX.
 
 import argparse
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 
 from multistep_cm import __version__
+from multistep_cm.commands.arguments import Parser
 from multistep_cm.errors import UserError
 
 COMMANDS = {
@@ -26,6 +28,9 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status. Bad input prints one sentence and gives 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file's name may hold bytes that the terminal's encoding does not have.
+        sys.stdout.reconfigure(errors="backslashreplace")
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
@@ -36,13 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = argv[0]
     if name not in COMMANDS:
         expected = ", ".join(COMMANDS)
-        message = f"multistep-cm: no command {name!r}; there are: {expected}"
+        message = f"multistep-cm: no command {name!r:.100}; there are: {expected}"
         print(message, file=sys.stderr)
         return 2
     try:
         rest, overrides = split_overrides(argv[1:])
         module = importlib.import_module(f"multistep_cm.commands.{name}")
-        parser = argparse.ArgumentParser(
+        parser = Parser(
             prog=f"multistep-cm {name}",
             description=module.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -14,9 +14,10 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
+from multistep_cm.commands.arguments import as_path
 from multistep_cm.errors import UserError
+from multistep_cm.files import is_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "so many simulated devices",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE.json", help="write all figures here"
+        "--output", type=as_path, metavar="FILE.json", help="write all figures here"
     )
     parser.add_argument(
         "--verdict_only",
@@ -53,7 +54,8 @@ def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     )
 
     topology = parse_topology(arguments.topology)
-    if arguments.output is not None and not arguments.output.absolute().parent.is_dir():
+    output = arguments.output
+    if output is not None and not is_folder(output.absolute().parent):
         raise UserError(f"--output: there is no folder {arguments.output.parent}")
     if topology.chip:
         check_compiler()

@@ -3,6 +3,8 @@
 import argparse
 from collections.abc import Mapping
 
+from multistep_cm.commands.arguments import whole
+
 OWN = ("process_id",)
 """Options that differ between the processes of one run."""
 
@@ -16,18 +18,18 @@ def add_process_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add = group.add_argument
     add("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
-    add("--num_processes", type=int, metavar="N", help="how many there are")
-    add("--process_id", type=int, metavar="I", help="which this one is, from 0")
+    add("--num_processes", type=whole(1), metavar="N", help="how many there are")
+    add("--process_id", type=whole(0), metavar="I", help="which this one is, from 0")
     add(
         "--heartbeat_timeout",
-        type=int,
+        type=whole(1),
         default=100,
         metavar="SECONDS",
         help="the run ends when a process is silent for so long (default 100)",
     )
     add(
         "--start_timeout",
-        type=int,
+        type=whole(1),
         default=300,
         metavar="SECONDS",
         help="how long processes wait for each other at the start (default 300)",

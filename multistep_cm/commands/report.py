@@ -15,7 +15,9 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+from multistep_cm.commands.arguments import MOST_IMAGES, as_path, as_seed, whole
 from multistep_cm.errors import UserError
+from multistep_cm.files import is_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--workdir",
         required=True,
-        type=Path,
+        type=as_path,
         nargs="+",
         action="extend",
         metavar="DIR",
@@ -32,17 +34,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--output",
-        type=Path,
+        type=as_path,
         metavar="FILE.html",
         help="default: DIR/report.html; report.html here for several runs",
     )
     add(
         "--num_images",
-        type=int,
+        type=whole(0, MOST_IMAGES),
         default=10,
         help="images of each model (default 10); 0 reads no checkpoint",
     )
-    add("--seed", type=int, default=0, help="of the starting noise (default 0)")
+    add("--seed", type=as_seed, default=0, help="of the starting noise (default 0)")
 
 
 def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
@@ -74,7 +76,7 @@ def check(arguments: argparse.Namespace) -> Path:
         raise UserError(f"--output is {output}, expected a name ending in .html")
     if arguments.num_images < 0:
         raise UserError(f"--num_images is {arguments.num_images}, expected 0 or more")
-    missing = [path for path in arguments.workdir if not path.is_dir()]
+    missing = [path for path in arguments.workdir if not is_folder(path)]
     if missing:
         raise UserError(f"workdir {missing[0]} does not exist: train a run into it")
     try:

@@ -16,6 +16,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from multistep_cm.commands.arguments import (
+    MOST_IMAGES,
+    MOST_STEPS,
+    as_number,
+    as_path,
+    as_seed,
+    whole,
+)
 from multistep_cm.commands.processes import add_process_arguments, start
 from multistep_cm.errors import UserError
 
@@ -28,26 +36,35 @@ if TYPE_CHECKING:  # `--help` does not wait for JAX
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sample`."""
     add = parser.add_argument
-    add("--workdir", required=True, type=Path, metavar="DIR", help="a trained run")
-    add("--num_images", type=int, default=100, help="how many (default 100)")
+    add("--workdir", required=True, type=as_path, metavar="DIR", help="a trained run")
+    add(
+        "--num_images",
+        type=whole(1, MOST_IMAGES),
+        default=100,
+        help="how many (default 100)",
+    )
     add(
         "--num_steps",
-        type=int,
+        type=whole(1, MOST_STEPS),
         help="sampling steps; a student only has the number it was trained for",
     )
     add("--sampler", help="ddim, addim, heun or ancestral; students: ddim")
-    add("--ema_decay", type=float, help="of the average to use (default: the main one)")
-    add("--guidance_scale", type=float, help="0 is none; 0.5 and 3 are the paper's")
+    add(
+        "--ema_decay",
+        type=as_number,
+        help="of the average to use (default: the main one)",
+    )
+    add("--guidance_scale", type=as_number, help="0 is none; 0.5 and 3 are the paper's")
     add(
         "--x_variance",
         choices=("analytic", "measured"),
         help="what the sampler addim puts back: 0.1 / (2 + SNR), or measured on data",
     )
     add("--labels", help="classes to draw, such as 3 or 0,1,2; default all in turn")
-    add("--seed", type=int, default=0, help="of the starting noise (default 0)")
+    add("--seed", type=as_seed, default=0, help="of the starting noise (default 0)")
     add(
         "--output",
-        type=Path,
+        type=as_path,
         metavar="FILE",
         help="FILE.png or FILE.npz (default DIR/samples/sample.png)",
     )

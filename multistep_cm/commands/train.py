@@ -10,8 +10,8 @@ The same command continues a run that was stopped or killed. Any config key can 
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 
+from multistep_cm.commands.arguments import as_path
 from multistep_cm.commands.processes import add_process_arguments, start
 
 
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workdir",
         required=True,
-        type=Path,
+        type=as_path,
         metavar="DIR",
         help="folder of the run: checkpoints, metrics, samples",
     )

@@ -8,8 +8,8 @@ damaged step is passed over by whoever reads it, and `train` moves it to DIR/bro
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 
+from multistep_cm.commands.arguments import as_path
 from multistep_cm.commands.processes import add_process_arguments, start
 from multistep_cm.errors import UserError
 
@@ -17,7 +17,7 @@ from multistep_cm.errors import UserError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `verify`."""
     parser.add_argument(
-        "--workdir", required=True, type=Path, metavar="DIR", help="a run"
+        "--workdir", required=True, type=as_path, metavar="DIR", help="a run"
     )
     add_process_arguments(parser)
 

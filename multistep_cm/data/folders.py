@@ -14,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from multistep_cm.errors import UserError
+from multistep_cm.files import is_folder, path_problem, with_home
 
 SUFFIXES = (
     *(".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif"),
@@ -123,12 +124,13 @@ def find_images(config: ConfigDict) -> Folder:
 
 def existing_folder(directory: str) -> Path:
     """The folder of `data.directory`; UserError where there is none."""
-    path = Path(directory).expanduser()
-    if not directory or not path.is_dir():
-        what = "is no folder" if path.exists() and directory else "does not exist"
+    path = with_home(directory)
+    if not directory or not is_folder(path):
+        exists = not path_problem(directory) and path.exists()
+        what = "is no folder" if exists else "does not exist"
         raise UserError(
-            f"config key data.directory is {directory!r}, which {what}: expected a "
-            "folder of images"
+            f"config key data.directory is {directory!r:.200}, which {what}: expected "
+            "a folder of images"
         )
     return path
 
@@ -136,7 +138,7 @@ def existing_folder(directory: str) -> Path:
 def count_classes(directory: str, train_split: str = "train") -> int:
     """How many class folders `find_images` will find; reads two folders at most."""
     root = existing_folder(directory)
-    if (root / train_split).is_dir():
+    if is_folder(root / train_split):
         root = root / train_split
     return len(class_names(root))
 
@@ -154,7 +156,7 @@ def split_roots(directory: Path, train: str, evaluation: str) -> dict[str, Path]
             )
     names = HELD_OUT_NAMES if evaluation in HELD_OUT_NAMES else ()
     found = [
-        next((path for name in wanted if (path := directory / name).is_dir()), None)
+        next((path for name in wanted if is_folder(path := directory / name)), None)
         for wanted in ([train], [evaluation, *names])
     ]
     roots = {
@@ -179,7 +181,7 @@ def split_roots(directory: Path, train: str, evaluation: str) -> dict[str, Path]
 
 def class_names(root: Path) -> list[str]:
     """The folders in `root`, sorted as text; hidden ones are none."""
-    names = [entry.name for entry, is_folder in _entries(root) if is_folder]
+    names = [entry.name for entry, is_dir in _entries(root) if is_dir]
     return sorted(name for name in names if not name.startswith("."))
 
 
@@ -193,11 +195,11 @@ def list_images(root: Path, classes: Sequence[str]) -> tuple[Images, list[str]]:
     pending = [""]
     while pending:
         prefix = pending.pop()
-        for entry, is_folder in _entries(root / prefix):
+        for entry, is_dir in _entries(root / prefix):
             path = prefix + entry.name
             if entry.name.startswith("."):
                 others.append(path)
-            elif is_folder:
+            elif is_dir:
                 _check_link(entry)
                 pending.append(f"{path}/")
             elif entry.name.lower().endswith(SUFFIXES):

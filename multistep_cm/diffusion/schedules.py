@@ -17,6 +17,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+MOST_LOGSNR = 80.0
+"""In size: sigma_t^2 = exp(-80) can still be divided by in float32."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
@@ -38,6 +41,13 @@ class Schedule:
             raise ValueError(
                 f"logsnr_min = {self.logsnr_min} must be below "
                 f"logsnr_max = {self.logsnr_max}"
+            )
+        ends = (self.logsnr_max + self.shift_low, self.logsnr_min + self.shift_high)
+        if not max(map(abs, (self.logsnr_min, self.logsnr_max, *ends))) <= MOST_LOGSNR:
+            raise ValueError(
+                f"log-SNR from {ends[0]:.4g} to {ends[1]:.4g} (before a shift from "
+                f"{self.logsnr_max:.4g} to {self.logsnr_min:.4g}) must stay within "
+                f"{MOST_LOGSNR:g}, beyond which float32 has no numbers for it"
             )
         # |d logsnr_cos / dt| is smallest, 4 (b - a), in the middle of the range.
         start, end = self._angles()

@@ -16,6 +16,7 @@ from multistep_cm.evaluation.results import (
     main_decay,
     read_results,
 )
+from multistep_cm.files import is_folder
 from multistep_cm.reporting.content import Measured, Missing, Run
 from multistep_cm.reporting.curves import as_number
 from multistep_cm.reporting.metrics import METRICS_FILE, read_jsonl
@@ -102,7 +103,7 @@ def teachers_beside(
             found.append(measured)
         else:
             what = f"the teacher {path} of {workdir.path} has no numbers, so no line"
-            help_line = evaluate_command(path) if path.is_dir() else ""
+            help_line = evaluate_command(path) if is_folder(path) else ""
             missing.append(Missing(what, help_line))
     return found, missing
 
@@ -110,7 +111,7 @@ def teachers_beside(
 def newest_step(workdir: Path) -> int | None:
     """The last step that was saved; None without checkpoints."""
     folder = workdir / "checkpoints"
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    names = [path.name for path in folder.iterdir()] if is_folder(folder) else []
     return max((int(name) for name in names if name.isdecimal()), default=None)
 
 

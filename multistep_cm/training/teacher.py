@@ -9,6 +9,7 @@ from multistep_cm import config as configs
 from multistep_cm import factory
 from multistep_cm.checkpoints import Checkpoints
 from multistep_cm.errors import UserError
+from multistep_cm.files import is_folder
 from multistep_cm.losses.signature import Params
 from multistep_cm.sharding.rules import place_abstract
 from multistep_cm.training.ema import more_decays
@@ -86,7 +87,7 @@ def _check_grids(teacher: ConfigDict, config: ConfigDict) -> None:
 def check_checkpoint(workdir: Path) -> None:
     """Raise UserError when nothing was saved in `workdir`; reads no checkpoint."""
     checkpoints = workdir / "checkpoints"
-    if not checkpoints.is_dir() or not any(checkpoints.iterdir()):
+    if not is_folder(checkpoints) or not any(checkpoints.iterdir()):
         raise UserError(f"{workdir} holds no checkpoint: train it first")
 
 

@@ -146,7 +146,7 @@ def test_what_is_written(
         ([], "holds no checkpoint: train it first"),
         (["--platforms=cpu,gpu"], "'cpu,gpu', expected some of: cpu, cuda, rocm, tpu"),
         (["--platforms="], "expected some of"),
-        (["--num_steps=0"], "num_steps is 0, expected at least 1"),
+        (["--num_steps=0"], "--num_steps is 0, expected a whole number"),
         (["--sampler=euler"], "sampler is 'euler'"),
         (["--guidance_scale=-1"], "guidance_scale is -1"),
         (["--config.model.channels=8"], "model.channels cannot be set here"),

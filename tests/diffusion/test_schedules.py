@@ -117,6 +117,9 @@ def test_alpha_and_sigma_keep_relative_precision(x64: None, logsnr: float) -> No
         (lambda: schedules.shifted_cosine(0, 64), "must be positive"),
         (lambda: schedules.shifted_cosine(64, -1), "must be positive"),
         (lambda: schedules.interpolated_cosine(8, 512, 512), "grow with t"),
+        (lambda: schedules.cosine(-2000.0, 15.0), "must stay within 80"),
+        (lambda: schedules.cosine(-15.0, math.inf), "must stay within 80"),
+        (lambda: schedules.shifted_cosine(1e-20, 64), "must stay within 80"),
     ],
 )
 def test_bad_values(make: object, words: str) -> None:

@@ -252,7 +252,7 @@ def test_a_checkpoint_that_cannot_be_read_is_said(
         (["--workdir=nowhere"], "workdir nowhere does not exist"),
         (["--workdir={empty}"], "holds no config.json"),
         (["--workdir={run}", "--output=a.pdf"], "expected a name ending in .html"),
-        (["--workdir={run}", "--num_images=-1"], "--num_images is -1, expected 0"),
+        (["--workdir={run}", "--num_images=-1"], "--num_images is -1, expected a"),
         (["--workdir={run}", "--output={file}/a.html"], "cannot be made"),
         (["--workdir={run}", "--config.seed=1"], "config key seed cannot be set here"),
     ],

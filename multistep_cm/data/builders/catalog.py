@@ -2,13 +2,13 @@
 
 import difflib
 from collections.abc import Mapping
-from pathlib import Path
 
 import tensorflow_datasets as tfds
 
 from multistep_cm.data.builders.digit_scenes import DigitScenes
 from multistep_cm.data.builders.digits8 import Digits8
 from multistep_cm.errors import UserError
+from multistep_cm.files import is_folder, with_home
 
 # Datasets of this package. They need no download and are prepared on first use.
 BUILDERS: Mapping[str, type[tfds.core.GeneratorBasedBuilder]] = {
@@ -26,7 +26,7 @@ def open_builder(name: str, directory: str = "") -> tfds.core.DatasetBuilder:
     Raises UserError for a name that TFDS does not know, with the nearest ones, and for
     a directory in which one of our datasets cannot be written.
     """
-    data_dir = str(Path(directory).expanduser()) if _is_local(directory) else directory
+    data_dir = str(with_home(directory)) if _is_local(directory) else directory
     base, _, variant = name.partition("/")
     if base in BUILDERS and variant in _variants(BUILDERS[base]):
         return prepared(BUILDERS[base], data_dir, variant)
@@ -39,7 +39,7 @@ def open_builder(name: str, directory: str = "") -> tfds.core.DatasetBuilder:
 
 def _unknown(name: str, directory: str) -> str:
     """Why TFDS has no builder of this name, and what comes nearest."""
-    if name and Path(name).expanduser().is_dir():
+    if name and is_folder(with_home(name)):
         return (
             f"config key data.name is {name!r}, which is a folder and no dataset of "
             f"TFDS: set data.name=folder and data.directory={name} (in "
