@@ -83,8 +83,14 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        try:
+            with self._told(self._unchecked):
+                self._manager.close()
+        except SaveError:
+            # Of two troubles the first is told, unless it is known to be smaller.
+            if kind is None or issubclass(kind, UserError):
+                raise
 
     def latest_step(self) -> int | None:
         """The newest step that is listed, verified or not; None when there is none."""

@@ -67,6 +67,14 @@ def _runs(process: int) -> bool:
     return True
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, if absent; UserError when that is refused."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"folder {path} cannot be made: {reason(error)}") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file aside, in UTF-8; UserError when it cannot be written."""
     with written_aside(path) as aside:

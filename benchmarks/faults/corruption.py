@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from benchmarks.faults.damage import WAYS
+from benchmarks.faults.damage import WAYS, same_files
 from benchmarks.faults.layout import Record
 from benchmarks.faults.truth import different_bits, host
 from multistep_cm.checkpoints import Checkpoints, Trees
@@ -83,12 +83,15 @@ def try_damage(pristine: Pristine, folder: Path, seed: Sequence[int]) -> Record:
     shutil.copytree(pristine.workdir / "checkpoints", folder / "checkpoints")
     weights = np.array([weight for _, weight in WAYS.values()])
     damaged = pristine.steps[-HOW_MANY[rng.integers(len(HOW_MANY))] :]
-    done, way = [], ""
+    done, way, what = [], "", ""
     for step in reversed(damaged):
-        way = str(rng.choice([*WAYS], p=weights / weights.sum()))
         steps = [other for other in pristine.steps if other != step]
         other = pristine.workdir / "checkpoints" / str(rng.choice(steps))
-        what = WAYS[way][0](rng, folder / "checkpoints" / str(step), other)
+        place = folder / "checkpoints" / str(step)
+        # What another step holds may be the same: then another damage is drawn.
+        while same_files(place, pristine.workdir / "checkpoints" / str(step)):
+            way = str(rng.choice([*WAYS], p=weights / weights.sum()))
+            what = WAYS[way][0](rng, place, other)
         done.append(f"step {step}, {way}, {what}")
     record: Record = {
         "kind": "damage",

@@ -19,12 +19,26 @@ def files_of(step: Path) -> list[Path]:
     return sorted(path for path in step.rglob("*") if path.is_file())
 
 
-def pick(rng: np.random.Generator, step: Path, content: bool = True) -> Path:
-    """A file: first an item, then a file of it, so that none is met too rarely.
+def same_files(step: Path, other: Path) -> bool:
+    """Whether two folders hold the same names and bytes."""
+    names = [
+        [path.relative_to(root) for path in files_of(root)] for root in (step, other)
+    ]
+    return names[0] == names[1] and all(
+        (step / name).read_bytes() == (other / name).read_bytes() for name in names[0]
+    )
 
-    With `content`, one that is not empty.
+
+def pick(rng: np.random.Generator, step: Path, content: bool = True) -> Path:
+    """A file: in half of all cases that of a random byte, as disks choose.
+
+    Else first an item, then a file of it, so that no small one is met too rarely. With
+    `content`, one that is not empty.
     """
     files = [path for path in files_of(step) if path.stat().st_size or not content]
+    if rng.integers(2):
+        sizes = np.array([path.stat().st_size for path in files], float)
+        return files[rng.choice(len(files), p=sizes / sizes.sum())]
     items = sorted({path.relative_to(step).parts[0] for path in files})
     item = items[rng.integers(len(items))]
     inside = [path for path in files if path.relative_to(step).parts[0] == item]

@@ -15,8 +15,8 @@ from benchmarks.faults.layout import Record
 from benchmarks.faults.processes import Victim, run_to_end, watched
 from benchmarks.faults.truth import Truth, compare
 
-NOBODY = 65534
-"""The user for whom a folder can be read-only; for root it never is."""
+POWERLESS = ("setpriv", "--bounding-set=-all")
+"""Before a command of root: for it too a folder can be read-only then."""
 
 ROOM = (300, 1700)
 """KiB of a disk on which no run of these finishes: each save takes 500."""
@@ -67,13 +67,11 @@ def lock_folder(folder: Path, truth: Truth, data: Path, seed: Sequence[int]) -> 
     rng = np.random.default_rng(seed)
     workdir = folder / "run"
     workdir.mkdir(parents=True)
-    user = NOBODY if os.getuid() == 0 else None
-    if user is not None:
-        os.chown(workdir, user, user)
+    prefix = POWERLESS if os.getuid() == 0 else ()
     command = _command(truth, data, workdir)
     event = str(rng.choice(["enter restore", "enter compile", "step", "exit save"]))
     times = int(rng.integers(1, 6)) if event in ("step", "exit save") else 1
-    with watched(Victim(folder / "logs", command, user=user)) as victim:
+    with watched(Victim(folder / "logs", command, prefix=prefix)) as victim:
         victim.await_line(event, times)
         time.sleep(rng.uniform(0, 0.2))
         for path in (workdir, workdir / "checkpoints", workdir / "samples"):

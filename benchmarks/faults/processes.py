@@ -33,20 +33,19 @@ class Victim:
         self_kill: str = "-",
         devices: int = 1,
         variables: dict[str, str] | None = None,
-        user: int | None = None,
+        prefix: Sequence[str] = (),
         server: Server | None = None,
     ) -> None:
         """Start it; its log and what it says go to two new files in `folder`.
 
-        With a server it is forked, in that one's environment.
+        With a server it is forked, in that one's environment. Else words may stand
+        before the command, to start it by another.
         """
         folder.mkdir(parents=True, exist_ok=True)
         number = len([*folder.glob("*.log")])
         self.log = folder / f"{number}.log"
         self.said = folder / f"{number}.txt"
         self.log.touch()
-        if user is not None:
-            os.chown(self.log, user, user)
         self.process: subprocess.Popen[bytes] | Forked
         self.begin = time.monotonic()
         self.killed = math.inf
@@ -57,12 +56,11 @@ class Victim:
         module = [sys.executable, "-m", "benchmarks.faults.victim"]
         with self.said.open("wb") as output:
             self.process = subprocess.Popen(
-                [*module, *arguments],
+                [*prefix, *module, *arguments],
                 cwd=ROOT,
                 env=environment(devices) | (variables or {}),
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                user=user,
             )
 
     def lines(self) -> list[tuple[float, str]]:

@@ -143,9 +143,14 @@ def _usual(lines: Sequence[tuple[float, str]]) -> Usual:
 
 
 def recorded_digests(workdir: Path) -> dict[int, dict[str, Any]]:
-    """Of each step, without those of the config, which differ in how often it saves."""
+    """Of each step, without those of the config, which differ in how often it saves.
+
+    A save that was killed has a folder with a longer name: it is no step.
+    """
     found = {}
     for path in (workdir / "checkpoints").glob("*/digests/metadata"):
+        if not path.parts[-3].isdecimal():
+            continue
         values = json.loads(path.read_text())
         values.pop("config")
         found[int(path.parts[-3])] = values

@@ -44,6 +44,10 @@ PHASES = (
 """Module, function and the name of the phase that it is."""
 
 
+STEP = "build_step"
+"""The one of them that returns the compiled train step."""
+
+
 def open_log(path: str) -> Log:
     """What writes a line to the log, in one call to the system."""
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -115,8 +119,8 @@ def _wrap(log: Log, function: Callable[..., Any], phase: str) -> Callable[..., A
             log(f"exit {phase}")
         if phase == "restore":
             log(f"resumes {0 if result is None else int(result[0].step)}")
-        is_step = phase == "compile" and result is not None
-        return _log_calls(log, result) if is_step else result
+        # The previews' program, compiled too, takes no step.
+        return _log_calls(log, result) if function.__name__ == STEP else result
 
     return wrapped
 

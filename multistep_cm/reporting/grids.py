@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from multistep_cm.files import written_aside
+from multistep_cm.files import make_folder, written_aside
 
 _PAPER = (255, 255, 255)
 _INK = (36, 41, 47)
@@ -126,7 +126,7 @@ def save_png(path: str | Path, image: Image.Image) -> Path:
     Raises UserError when it cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with written_aside(path) as aside:
         image.save(aside, format="PNG", optimize=True)
     return path

@@ -5,17 +5,18 @@ step. JSON has no NaN and no infinity, so those are written as the strings "nan"
 "inf" and "-inf", which Python's `float` reads back.
 """
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import tensorboardX
 
 from multistep_cm.errors import UserError
-from multistep_cm.files import written_aside
+from multistep_cm.files import reason, written_aside
+from multistep_cm.reporting.events import TensorBoardWriter
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -64,58 +65,44 @@ class JsonlWriter:
         self._file.close()
 
 
-class TensorBoardWriter:
-    """Writes TensorBoard event files, without TensorFlow."""
-
-    def __init__(self, directory: str | Path, resume_step: int | None = None) -> None:
-        """Opens a new event file in `directory`.
-
-        With `resume_step`, TensorBoard is told to hide what older files hold of later
-        steps.
-        """
-        self._writer = tensorboardX.SummaryWriter(
-            str(directory),
-            purge_step=None if resume_step is None else resume_step + 1,
-            flush_secs=10,
-        )
-
-    def scalars(self, step: int, values: Mapping[str, Any]) -> None:
-        """One curve a name."""
-        for name, value in values.items():
-            self._writer.add_scalar(name, float(value), int(step))
-
-    def images(self, step: int, values: Mapping[str, Any]) -> None:
-        """One picture a name."""
-        for name, value in values.items():
-            pixels = np.asarray(value)
-            layout = "HW" if pixels.ndim == 2 else "HWC"
-            self._writer.add_image(name, pixels, int(step), dataformats=layout)
-
-    def close(self) -> None:
-        """Writes what is pending and closes the event file."""
-        self._writer.close()
-
-
 class FanOut:
-    """Hands everything to each of several writers; with none, it drops it."""
+    """Hands everything to each of several writers; with none, it drops it.
 
-    def __init__(self, writers: Sequence[Writer]) -> None:
+    Raises UserError when one cannot write, as on a full disk.
+    """
+
+    def __init__(self, writers: Sequence[Writer], name: str = "a file") -> None:
+        """`name` says where to they write."""
         self._writers = tuple(writers)
+        self._name = name
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         """See `Writer.scalars`."""
-        for writer in self._writers:
-            writer.scalars(step, values)
+        with self._told():
+            for writer in self._writers:
+                writer.scalars(step, values)
 
     def images(self, step: int, values: Mapping[str, Any]) -> None:
         """See `Writer.images`."""
-        for writer in self._writers:
-            writer.images(step, values)
+        with self._told():
+            for writer in self._writers:
+                writer.images(step, values)
 
     def close(self) -> None:
-        """See `Writer.close`."""
-        for writer in self._writers:
-            writer.close()
+        """See `Writer.close`. Closes all, whatever one of them raises."""
+        with self._told(), contextlib.ExitStack() as stack:
+            for writer in self._writers:
+                stack.callback(writer.close)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"metrics cannot be written to {self._name} ({reason(error)}): mend "
+                "the disk, and the same command goes on from the last checkpoint"
+            ) from error
 
 
 def open_writer(
@@ -139,7 +126,8 @@ def open_writer(
             (
                 JsonlWriter(Path(workdir) / METRICS_FILE, resume_step),
                 TensorBoardWriter(workdir, resume_step),
-            )
+            ),
+            str(workdir),
         )
     except OSError as error:
         raise UserError(

@@ -54,7 +54,6 @@ class Preview:
         raw = generator(state.params, labels, seed=0)
         if not is_main_process():
             return
-        self.folder.mkdir(exist_ok=True)
         grid = image_grid(averaged, columns=10)
         save_png(self.folder / f"{step}.png", grid)
         pictures = {"samples/ema": grid, "samples/raw": image_grid(raw, columns=10)}

@@ -12,7 +12,10 @@ from PIL import Image
 from tensorboardX.proto import event_pb2
 
 from multistep_cm.errors import UserError
-from multistep_cm.reporting.metrics import JsonlWriter, open_writer, read_jsonl
+from multistep_cm.reporting.events import TensorBoardWriter
+from multistep_cm.reporting.metrics import FanOut, JsonlWriter, open_writer, read_jsonl
+
+FULL = Path("/dev/full")
 
 
 def write_steps(path: Path, steps: range, resume_step: int | None = None) -> None:
@@ -136,3 +139,60 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
     blocked.write_text("")
     with pytest.raises(UserError, match="name a writable workdir"):
         open_writer(blocked / "run")
+
+
+def test_a_full_disk_is_one_sentence_and_nothing_waits(tmp_path: Path) -> None:
+    events = TensorBoardWriter(tmp_path)
+    events.close()
+    events._file = FULL.open("ab", buffering=0)
+    lines = JsonlWriter(tmp_path / "metrics.jsonl")
+    writer = FanOut([events, lines], str(tmp_path))
+    # More than any queue held that once stood here.
+    for step in range(20):
+        with pytest.raises(UserError, match=f"{tmp_path} .No space left on device"):
+            writer.scalars(step, {"loss": 1.0})
+    with pytest.raises(UserError, match="No space left"):
+        writer.images(20, {"grid": np.zeros((4, 4, 3), np.uint8)})
+    writer.close()
+    assert events._file.closed
+    assert lines._file.closed
+
+
+def test_all_writers_are_closed_though_one_cannot(tmp_path: Path) -> None:
+    lines = JsonlWriter(tmp_path / "metrics.jsonl")
+    lines._file = FULL.open("a", encoding="utf-8")
+    lines._file.write("pending")
+    events = TensorBoardWriter(tmp_path)
+    with pytest.raises(UserError, match="No space left"):
+        FanOut([events, lines], "there").close()
+    assert events._file.closed
+
+
+def test_events_read_as_tensorboard_reads_them(tmp_path: Path) -> None:
+    writer = TensorBoardWriter(tmp_path, resume_step=3)
+    writer.scalars(4, {"loss": 0.5})
+    writer.close()
+    (path,) = tmp_path.iterdir()
+    data = path.read_bytes()
+    first = events_in(tmp_path)[0]
+    assert first.file_version == "brain.Event:2"
+    assert first.wall_time > 0
+    place = 0
+    while place < len(data):
+        (size,) = struct.unpack_from("<Q", data, place)
+        body = data[place + 12 : place + 12 + size]
+        sums = struct.unpack_from("<I", data, place + 8)
+        sums += struct.unpack_from("<I", data, place + 12 + size)
+        assert sums == (masked(data[place : place + 8]), masked(body))
+        place += 16 + size
+
+
+def masked(data: bytes) -> int:
+    """CRC32C bit by bit, turned and shifted as record files do."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
