@@ -31,9 +31,7 @@ from multistep_cm.errors import UserError
 from multistep_cm.provenance import git_commit
 
 WIDE = {
-    "model.name": "mlp",
     "model.channels": (128,),
-    "model.mlp_ratio": 2,
     "training.num_steps": 6,
     "checkpoint.every_steps": 2,
     "checkpoint.keep": 3,

@@ -13,6 +13,7 @@ import select
 import signal
 import subprocess
 import sys
+from typing import Any
 
 from benchmarks.faults import victim
 from benchmarks.faults.layout import ROOT
@@ -72,10 +73,15 @@ class Server:
         )
         self.read()
 
-    def start(self, arguments: list[str], said: str) -> Forked:
-        """A victim with these arguments, which writes what it says to a file."""
+    def start(
+        self, arguments: list[str], said: str, variables: dict[str, str]
+    ) -> Forked:
+        """A victim with these arguments, which writes what it says to a file.
+
+        The variables are added to its environment; what is imported has read its own.
+        """
         assert self._process.stdin is not None
-        request = {"arguments": arguments, "said": said}
+        request = {"arguments": arguments, "said": said, "variables": variables}
         self._process.stdin.write(json.dumps(request).encode() + b"\n")
         self._process.stdin.flush()
         return Forked(self, self.read())
@@ -119,12 +125,13 @@ def serve() -> None:
         os.write(answers, f"{os.waitstatus_to_exitcode(status)}\n".encode())
 
 
-def _become(request: dict[str, str]) -> None:
+def _become(request: dict[str, Any]) -> None:
     """The forked process: run the command and end as a process of its own would."""
     output = os.open(request["said"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.environ.update(request["variables"])
     sys.exit(victim.main([*request["arguments"]]))
 
 

@@ -97,7 +97,11 @@ def _kill_once(
     if aim in FILE_AIMS:
         most = truth.usual.files[aim]
         self_kill = f"{aim}:{rng.integers(1, most + 1)}:{int(number)}"
-    with watched(Victim(folder / "logs", command, self_kill, server=server)) as victim:
+    # Programs that are read from a cache are not compiled.
+    variables = {"FAULTS_NO_CACHE": "1"} if aim == "compile" else None
+    with watched(
+        Victim(folder / "logs", command, self_kill, variables=variables, server=server)
+    ) as victim:
         if self_kill == "-" and _await_moment(victim, truth, rng, aim):
             victim.send(number)
         status = victim.wait()

@@ -33,16 +33,17 @@ a value that is not what was saved, and nobody was told.
 EVERY = 6
 """Steps between two saves."""
 
-LAST = 36
+LAST = 30
 """Steps of a run."""
 
 COMMON: Mapping[str, Any] = {
     "diffusion.noise_low": 8.0,
     "diffusion.noise_high": 8.0,
-    "model.channels": (8,),
+    "model.name": "mlp",
+    "model.channels": (16,),
     "model.blocks": (1,),
     "model.attention_resolutions": (),
-    "model.head_dim": 8,
+    "model.mlp_ratio": 2,
     "model.condition_width": 16,
     "training.num_steps": LAST,
     "training.batch_size": 8,

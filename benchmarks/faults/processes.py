@@ -51,7 +51,7 @@ class Victim:
         self.killed = math.inf
         arguments = [str(self.log), self_kill, *command]
         if server is not None:
-            self.process = server.start(arguments, str(self.said))
+            self.process = server.start(arguments, str(self.said), variables or {})
             return
         module = [sys.executable, "-m", "benchmarks.faults.victim"]
         with self.said.open("wb") as output:
@@ -206,7 +206,10 @@ def ending(said: str) -> str:
 def environment(devices: int) -> dict[str, str]:
     """Of a process with so many simulated devices."""
     return {
+        # All programs are kept, for a run is compiled hundreds of times.
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
         **os.environ,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",

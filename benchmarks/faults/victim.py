@@ -7,7 +7,8 @@ processes share) and `enter NAME` or `exit NAME`. SELF_KILL is `-`, or `CLASS:N:
 the process sends itself that signal just before the N-th operation of that class on
 files, which nobody outside could hit: `remove`, `rename`, `create`, or `any` of them.
 Only what Python does counts; what TensorStore writes is hit by chance, from outside.
-With FAULTS_CLOCK=SEED in the environment, the clock jumps.
+With FAULTS_CLOCK=SEED in the environment, the clock jumps; with FAULTS_NO_CACHE, all
+programs are compiled anew.
 """
 
 import functools
@@ -141,6 +142,10 @@ def main(argv: list[str]) -> int:
     watch_files(log, self_kill)
     if "FAULTS_CLOCK" in os.environ:
         shake_clock(os.environ["FAULTS_CLOCK"])
+    if "FAULTS_NO_CACHE" in os.environ:
+        import jax
+
+        jax.config.update("jax_enable_compilation_cache", False)
     from multistep_cm.commands.main import main as run
 
     watch_phases(log)
