@@ -51,6 +51,11 @@ def _data() -> ConfigDict:
     data.image_size = 8
     data.channels = 1
     data.num_classes = 10  # 0: an unconditional model
+    data.text = "none"  # captions as bytes or precomputed embeddings
+    data.text_key = "caption"  # the feature that holds them
+    data.text_mask_key = "caption_mask"  # of embeddings: which of them are there
+    data.text_length = 96  # bytes, a multiple of 4, or embeddings of a caption
+    data.text_width = 0  # of precomputed embeddings
     data.resize = "area"  # area, bilinear or bicubic; then centre crop
     data.flip = False  # random horizontal flip
     data.range = (-1.0, 1.0)  # what 0 and 255 become
@@ -83,6 +88,9 @@ def _model() -> ConfigDict:
     model.head_dim = 64
     model.mlp_ratio = 4
     model.condition_width = 256
+    model.text_width = 128  # of the encoder of captions, if there are any
+    model.text_blocks = 2  # of its transformer over bytes
+    model.text_head_dim = 32
     model.dropout = 0.0
     model.dropout_resolutions = ()  # feature-map sizes; empty is everywhere
     model.dtype = "float32"  # compute dtype; parameters are float32
@@ -117,6 +125,7 @@ def _consistency() -> ConfigDict:
     consistency.same_dropout = True  # one mask for student and target
     consistency.target_decay = 0.0  # average that makes targets; 0: the student itself
     consistency.guidance_scale = 0.0  # of CD's teacher; 0: none
+    consistency.guidance_range = ()  # low,high: scales drawn and told to the student
     consistency.guidance_interval = (0.0, 1.0)  # the times t that are guided
     return consistency
 
@@ -136,6 +145,7 @@ def _training() -> ConfigDict:
     training.ema_decay = 0.999
     training.more_ema_decays = ()  # averages beside it, to find the best: 0.99,0.9999
     training.label_dropout = 0.1
+    training.caption_dropout = 0.1
     training.accumulation = 1  # microbatches per step
     training.steps_per_call = 1  # optimizer steps per dispatch
     training.on_nan = "stop"  # a step whose loss or gradient is not finite; or skip

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from multistep_cm import provenance
+from multistep_cm import factory, provenance
 from multistep_cm.diffusion.samplers import XVariance
 from multistep_cm.errors import UserError
 from multistep_cm.files import write_text, written_aside
@@ -39,6 +39,11 @@ DESCRIPTION_NAME = "export.json"
 
 LARGEST_PROGRAM = 2**31 - 2**24
 """Bytes of parameters that fit into a program: its format counts in 31 bits."""
+
+TEXT_MEANING = {
+    "text": "UTF-8 bytes or embeddings of captions, as data.text in the config says",
+    "text_mask": "True where the caption is; all False is no caption",
+}
 
 Weights: TypeAlias = dict[str, np.ndarray]
 """Parameters by their path, such as "embedding/time_in/kernel"."""
@@ -106,8 +111,10 @@ def export_sampler(
     """The sampler of `options` for any batch size b and all platforms of `to`.
 
     It is called as `(seed, first, labels)` with seed and first uint32 [] and labels
-    int32 [b], and gives the images number first .. first + b - 1 of that seed, uint8
-    [b, height, width, channels]; unless the weights are baked in, they come first.
+    int32 [b]; of a model of captions as `(seed, first, text, text_mask)`, in the shapes
+    of `factory.text_shapes`, after labels if it has classes too. It gives the images
+    number first .. first + b - 1 of that seed, uint8 [b, height, width, channels];
+    unless the weights are baked in, they come first.
     Raises UserError when they are baked in and too large.
     """
     generate = make_generate(config, options, x_variance)
@@ -116,15 +123,18 @@ def export_sampler(
         weights: Mapping[str, Any],
         seed: jax.Array,
         first: jax.Array,
-        labels: jax.Array,
+        *arrays: jax.Array,
     ) -> jax.Array:
-        indices = first + jnp.arange(labels.shape[0], dtype=jnp.uint32)
+        indices = first + jnp.arange(arrays[0].shape[0], dtype=jnp.uint32)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
-        return generate(unflatten_params(weights), keys, labels)
+        wanted = dict(zip(shapes_of_wanted, arrays, strict=True))
+        no_label = jnp.zeros(arrays[0].shape[0], jnp.int32)
+        return generate(unflatten_params(weights), keys, {"label": no_label, **wanted})
 
     (batch,) = export.symbolic_shape("b")
+    shapes_of_wanted = wanted_shapes(config, batch)
     number = jax.ShapeDtypeStruct((), jnp.uint32)
-    inputs: list[Any] = [number, number, jax.ShapeDtypeStruct((batch,), jnp.int32)]
+    inputs: list[Any] = [number, number, *shapes_of_wanted.values()]
     if to.baked:
         check_size(weights)
         function = jax.jit(functools.partial(sampler, weights))
@@ -133,6 +143,14 @@ def export_sampler(
         function, inputs = jax.jit(sampler), [shapes, *inputs]
     with _no_folder_names():
         return export.export(function, platforms=to.platforms)(*inputs)
+
+
+def wanted_shapes(config: ConfigDict, batch: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """What a sampler is told of images, in the order of its arguments."""
+    texts = factory.text_shapes(config.data, (batch,))
+    if texts and not config.data.num_classes:
+        return texts
+    return {"label": jax.ShapeDtypeStruct((batch,), jnp.int32), **texts}
 
 
 @contextlib.contextmanager
@@ -206,6 +224,11 @@ def describe(
         "first": "uint32 [], the number of the first image of this seed",
         "labels": f"int32 [b], {meaning}",
     }
+    for key, like in factory.text_shapes(config.data, ("b",)).items():
+        shape = ", ".join(map(str, like.shape))
+        inputs[key] = f"{like.dtype} [{shape}], {TEXT_MEANING[key]}"
+    if "label" not in wanted_shapes(config, 1):
+        del inputs["labels"]
     if to.baked:
         del inputs["weights"]
     (output,) = exported.out_avals

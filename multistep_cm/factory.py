@@ -13,7 +13,7 @@ from multistep_cm.diffusion.parameterization import Conditioning, Prediction, to
 from multistep_cm.errors import UserError
 from multistep_cm.losses.signature import Params, Predict
 from multistep_cm.models import build
-from multistep_cm.models.trunk import Ready
+from multistep_cm.models.level import Ready
 
 
 def make_schedule(config: ConfigDict) -> schedules.Schedule:
@@ -36,8 +36,14 @@ def make_network(config: ConfigDict, ready: Ready | None = None) -> nn.Module:
 
     `ready` is applied to the parameters of each block right before it runs.
     """
+    data = config.data
     return build.build_network(
-        config.model, config.data.channels, config.data.num_classes, ready
+        config.model,
+        data.channels,
+        data.num_classes,
+        ready,
+        data.text,
+        is_guided=bool(config.consistency.guidance_range),
     )
 
 
@@ -49,7 +55,31 @@ def example_inputs(
     cond = {}
     if config.data.num_classes:
         cond["label"] = jnp.zeros(batch, jnp.int32)
+    for key, like in text_shapes(config.data, (batch,)).items():
+        cond[key] = jnp.zeros(like.shape, like.dtype)
+    if config.consistency.guidance_range:
+        cond["guidance"] = jnp.zeros(batch)
     return jnp.zeros((batch, size, size, channels)), jnp.zeros(batch), cond
+
+
+def text_shapes(
+    data: ConfigDict, batch: tuple[Any, ...]
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """What a batch of captions is to the network of `data.*`; {} without captions.
+
+    `text` is uint8 [.., length], bytes, or float16 [.., length, width], embeddings;
+    `text_mask` is bool [.., length], True where there is something.
+    """
+    if data.text == "none":
+        return {}
+    length = (*batch, data.text_length)
+    is_bytes = data.text == "bytes"
+    shape = length if is_bytes else (*length, data.text_width)
+    dtype = jnp.uint8 if is_bytes else jnp.float16
+    return {
+        "text": jax.ShapeDtypeStruct(shape, dtype),
+        "text_mask": jax.ShapeDtypeStruct(length, jnp.bool_),
+    }
 
 
 def init_params(network: nn.Module, config: ConfigDict, key: jax.Array) -> Params:

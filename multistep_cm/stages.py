@@ -23,6 +23,7 @@ _CONSISTENCY_MODEL = {
 
 STAGES: Mapping[str, Mapping[str, Any]] = {
     "teacher": {"method": "denoising"},
+    "guidance": {"method": "guidance"},
     "cd": {"method": "cd"},
     "ct": {"method": "ct"},
     # aDDIM puts back variance that a diffusion model's steps lose and a student's do

@@ -6,6 +6,7 @@ from typing import Any, get_args
 from ml_collections import ConfigDict
 
 from multistep_cm.config import check_types, flatten
+from multistep_cm.data.sources import FOLDER
 from multistep_cm.diffusion import samplers, timesteps, weighting
 from multistep_cm.diffusion.parameterization import Prediction
 from multistep_cm.errors import UserError
@@ -13,11 +14,13 @@ from multistep_cm.files import path_problem
 from multistep_cm.losses.hops import HopName
 from multistep_cm.losses.segments import GRIDS
 from multistep_cm.models.build import check_model
+from multistep_cm.models.text import STRIDE, TextKind
 from multistep_cm.training.finite import POLICIES
 from multistep_cm.training.methods import METHODS
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "method": tuple(METHODS),
+    "data.text": get_args(TextKind),
     "data.resize": ("area", "bilinear", "bicubic"),
     "diffusion.schedule": ("cosine", "shifted_cosine", "interpolated_cosine"),
     "diffusion.prediction": get_args(Prediction),
@@ -36,6 +39,7 @@ POSITIVE = (
     "data.image_size",
     "data.channels",
     "data.num_threads",
+    "data.text_length",
     "data.prefetch",
     "diffusion.noise_low",
     "diffusion.noise_high",
@@ -61,6 +65,7 @@ POSITIVE = (
 NOT_NEGATIVE = (
     "seed",
     "data.num_classes",
+    "data.text_width",
     "consistency.anneal_steps",
     "consistency.eta",
     "consistency.multiscale",
@@ -82,6 +87,7 @@ FRACTIONS = (
     "training.beta2",
     "training.ema_decay",
     "training.label_dropout",
+    "training.caption_dropout",
 )
 
 
@@ -120,7 +126,13 @@ def validate(config: ConfigDict) -> None:
     _check_steps(config)
     if METHODS[config.method].is_student:
         _check_consistency(config)
+    if METHODS[config.method].needs_teacher and not config.teacher.workdir:
+        raise UserError(
+            f"config key teacher.workdir is empty, but method {config.method} needs a "
+            "trained teacher: pass --config.teacher.workdir=DIR"
+        )
     _check_guidance(config)
+    _check_text(config)
     try:
         check_model(config.model, config.data.image_size)
     except ValueError as error:
@@ -193,25 +205,65 @@ def _check_consistency(config: ConfigDict) -> None:
             f"config key consistency.multiscale is {pools}, but data.image_size = "
             f"{size} cannot be halved that often"
         )
-    if method.needs_teacher and not config.teacher.workdir:
-        raise UserError(
-            f"config key teacher.workdir is empty, but method {config.method} needs a "
-            "trained teacher: pass --config.teacher.workdir=DIR"
-        )
 
 
 def _check_guidance(config: ConfigDict) -> None:
-    """Only what CD learns from can be guided, and only away from "no class"."""
-    scale = config.consistency.guidance_scale
-    if scale and config.method != "cd":
+    """Only what CD and guidance distillation learn from can be guided, and only away
+    from "no class" and "no caption"."""
+    scale, ends = config.consistency.guidance_scale, config.consistency.guidance_range
+    if ends and (len(ends) != 2 or not 0 <= ends[0] < ends[1]):
         raise UserError(
-            f"config key consistency.guidance_scale is {scale}, but method "
-            f"{config.method} guides no teacher: expected 0, or method cd"
+            f"config key consistency.guidance_range is {ends}, expected () or (low, "
+            "high) with 0 <= low < high: the scales that are drawn"
         )
-    if scale and not config.data.num_classes:
+    if ends and scale:
         raise UserError(
-            f"config key consistency.guidance_scale is {scale}, but the model has no "
-            "classes to guide to (data.num_classes = 0)"
+            f"config key consistency.guidance_scale is {scale}, but "
+            f"consistency.guidance_range is {ends}: set one of them"
+        )
+    wanted = config.sampling.guidance_scale
+    if ends and not ends[0] <= wanted <= ends[1]:
+        raise UserError(
+            f"config key sampling.guidance_scale is {wanted}, expected a scale within "
+            f"consistency.guidance_range = {ends}, which the student learns"
+        )
+    key, value = "guidance_range" if ends else "guidance_scale", ends or scale
+    if value and not METHODS[config.method].is_guided:
+        raise UserError(
+            f"config key consistency.{key} is {value}, but method {config.method} "
+            "guides no teacher: expected none, or method cd or guidance"
+        )
+    if value and not config.data.num_classes and config.data.text == "none":
+        raise UserError(
+            f"config key consistency.{key} is {value}, but the model has no classes or "
+            "captions to guide to (data.num_classes = 0 and data.text = none)"
+        )
+
+
+def _check_text(config: ConfigDict) -> None:
+    """Captions come in whole strides, of TFDS, to networks that attend to them."""
+    data = config.data
+    if data.text == "none":
+        return
+    if config.model.name == "mlp":
+        raise UserError(
+            f"config key data.text is {data.text!r}, but model mlp reads no captions: "
+            "set model.name to unet or uvit"
+        )
+    if data.name == FOLDER:
+        raise UserError(
+            f"config key data.text is {data.text!r}, but a folder of images has no "
+            "captions: make a TFDS dataset of them"
+        )
+    if data.text == "bytes" and data.text_length % STRIDE:
+        raise UserError(
+            f"config key data.text_length is {data.text_length}, expected a multiple "
+            f"of {STRIDE}"
+        )
+    if data.text == "precomputed" and not data.text_width:
+        raise UserError(
+            "config key data.text_width is 0, but data.text is 'precomputed': set it "
+            "to the width of the embeddings"
         )
 
 

@@ -54,7 +54,7 @@ ROOMS: dict[str, set[str]] = {
     "generation": NUMERICS | {"data", "factory", "methods", "step"},
     "validation": NUMERICS | {"config", "data", "files", "methods", "step"},
     "provenance": set(),
-    "exporting": NUMERICS | {"files", "generation", "provenance"},
+    "exporting": NUMERICS | {"factory", "files", "generation", "provenance"},
 }
 ROOMS["training"] = set(ROOMS)
 ROOMS["evaluation"] = set(ROOMS)

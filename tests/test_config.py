@@ -227,7 +227,7 @@ def test_differences_names_each_key_with_both_values() -> None:
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"method": "cdd"}, "method is 'cdd', expected: denoising, cd, ct"),
+    ({"method": "cdd"}, "method is 'cdd', expected: denoising, guidance, cd"),
     ({"training__num_steps": 0}, "training.num_steps is 0, expected above 0"),
     ({"training__batch_size": -8}, "training.batch_size is -8, expected above 0"),
     ({"training__label_dropout": 1.0}, r"label_dropout is 1.0, expected in \[0, 1\)"),

@@ -26,5 +26,5 @@ def test_every_method_has_a_stage() -> None:
 
 
 def test_an_unknown_stage() -> None:
-    with pytest.raises(UserError, match="stage is 'pd', expected: teacher, cd, ct"):
+    with pytest.raises(UserError, match="stage is 'pd', expected: teacher, guidance"):
         apply_stage(default_config(), "pd", 0, 4)

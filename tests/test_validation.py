@@ -130,4 +130,6 @@ def test_only_cd_guides_its_teacher() -> None:
 def test_a_teacher_is_guided_to_classes() -> None:
     unconditional = {"method": "cd", "data.num_classes": 0, "data.label_key": ""}
     validate(config_with({**unconditional, "teacher.workdir": "some"}))
-    assert "no classes to guide to" in said(config_with({**GUIDED, **unconditional}))
+    assert "no classes or captions to guide to" in said(
+        config_with({**GUIDED, **unconditional})
+    )

@@ -1,8 +1,8 @@
 """Any image dataset as a random-access source of uint8 images and labels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -24,7 +24,7 @@ CACHE_CHUNK = 256
 
 
 class Source(Protocol):
-    """Examples by index, in a fixed order: images in uint8, labels in int32."""
+    """Examples by index, in a fixed order: images, labels and perhaps captions."""
 
     @property
     def name(self) -> str:
@@ -45,10 +45,12 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Batch:
-        """One example: `image` uint8 [S, S, C] and `label` int32 []."""
+        """One example: `image` uint8 [S, S, C], `label` int32 [], and captions."""
 
     def read(self, indices: np.ndarray) -> Batch:
         """Many: `image` uint8 [N, S, S, C], `label` int32 [N] (0 without labels).
+
+        Unless `data.text` is none, also `text` and `text_mask`, see `captions.py`.
 
         Raises UserError naming the example that cannot be read: BadRecordError when
         its bytes are there and cannot be decoded.
@@ -57,7 +59,10 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class ArraySource:
-    """Examples in memory: `images` uint8 [N, S, S, C], `labels` int32 [N]."""
+    """Examples in memory: `images` uint8 [N, S, S, C], `labels` int32 [N].
+
+    `captions` holds `text` and `text_mask`, [N, ..], or nothing.
+    """
 
     name: str
     split: str
@@ -65,6 +70,7 @@ class ArraySource:
     labels: np.ndarray
     fingerprint: str = ""
     num_bad: int = 0
+    captions: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -72,10 +78,13 @@ class ArraySource:
     def __getitem__(self, index: int) -> Batch:
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
-        return {"image": self.images[index], "label": self.labels[index]}
+        captions = {key: value[index] for key, value in self.captions.items()}
+        return {"image": self.images[index], "label": self.labels[index], **captions}
 
     def read(self, indices: np.ndarray) -> Batch:
-        return {"image": self.images[indices], "label": self.labels[indices]}
+        captions = {key: value[indices] for key, value in self.captions.items()}
+        image, label = self.images[indices], self.labels[indices]
+        return {"image": image, "label": label, **captions}
 
 
 def open_source(config: ConfigDict, split: str) -> Source:
@@ -88,9 +97,15 @@ def open_source(config: ConfigDict, split: str) -> Source:
     if not config.cache:
         return source
     _check_cache(config, source)
-    images, labels = all_examples(source, config.num_threads)
+    everything = read_all(source, config.num_threads)
     return ArraySource(
-        config.name, split, images, labels, source.fingerprint, source.num_bad
+        config.name,
+        split,
+        everything.pop("image"),
+        everything.pop("label"),
+        source.fingerprint,
+        source.num_bad,
+        everything,
     )
 
 
@@ -118,6 +133,12 @@ def all_examples(source: Source, num_threads: int = 1) -> tuple[np.ndarray, np.n
     """All images, uint8 [N, S, S, C], and labels, int32 [N], in the source's order."""
     if isinstance(source, ArraySource):
         return source.images, source.labels
+    everything = read_all(source, num_threads)
+    return everything["image"], everything["label"]
+
+
+def read_all(source: Source, num_threads: int = 1) -> Batch:
+    """What `source.read` gives for all examples."""
     starts = range(0, len(source), CACHE_CHUNK)
     chunks = [np.arange(s, min(s + CACHE_CHUNK, len(source))) for s in starts]
     executor = ThreadPoolExecutor(num_threads)
@@ -126,8 +147,7 @@ def all_examples(source: Source, num_threads: int = 1) -> tuple[np.ndarray, np.n
     finally:
         # After an error the chunks that have not begun are not worth waiting for.
         executor.shutdown(cancel_futures=True)
-    images = np.concatenate([part["image"] for part in parts])
-    return images, np.concatenate([part["label"] for part in parts])
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
 def _open_uncached(
@@ -158,7 +178,7 @@ def _open_uncached(
     else:
         from multistep_cm.data.tfds_source import open_tfds
 
-        sources = [open_tfds(config, split) for split in splits]
+        sources = [open_tfds(config, split, warn) for split in splits]
     fraction = config.bad_record_fraction
     if not fraction:
         return sources
@@ -167,9 +187,11 @@ def _open_uncached(
 
 def _check_cache(config: ConfigDict, source: Source) -> None:
     size = len(source) * config.image_size**2 * config.channels
+    if config.text == "precomputed":
+        size += 2 * len(source) * config.text_length * config.text_width
     if size > MAX_CACHE_BYTES:
         raise UserError(
-            f"config key data.cache is True, but {len(source)} images of split "
+            f"config key data.cache is True, but {len(source)} examples of split "
             f"{source.split!r} need {size / 1024**3:.1f} GiB of memory, more than "
             f"{MAX_CACHE_BYTES / 1024**3:g} GiB: set data.cache=False"
         )

@@ -1,7 +1,6 @@
 """An image dataset of TFDS, prepared on disk, as a source of examples."""
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +8,16 @@ import numpy as np
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from multistep_cm.data import transforms
+from multistep_cm.data import captions, transforms
 from multistep_cm.data.bad_records import BadRecordError
 from multistep_cm.data.builders.catalog import open_builder, prepare_command
 from multistep_cm.data.sources import Batch
+from multistep_cm.data.tfds_features import (
+    check_image,
+    check_label,
+    check_text,
+    listed,
+)
 from multistep_cm.errors import UserError
 
 
@@ -28,6 +33,7 @@ class TfdsSource:
     files: Sequence[tuple[str, int, int]] = ()
     fingerprint: str = ""
     num_bad: int = 0
+    cut: captions.CutCounter | None = None  # of captions as bytes
 
     def __len__(self) -> int:
         return len(self.records)
@@ -41,6 +47,8 @@ class TfdsSource:
         config, size = self.config, self.config.image_size
         images = np.empty((len(indices), size, size, config.channels), np.uint8)
         labels = np.zeros(len(indices), np.int32)
+        text = captions.empty_arrays(config, len(indices))
+        texts = []
         for row, index in enumerate(indices.tolist()):
             record = self._record(index)
             try:
@@ -52,7 +60,16 @@ class TfdsSource:
                 raise BadRecordError(index, self._example(index), error) from error
             if config.label_key:
                 labels[row] = self._label(index, int(record[config.label_key]))
-        return {"image": images, "label": labels}
+            if config.text == "bytes":
+                texts.append(_as_text(record[config.text_key]))
+            elif config.text == "precomputed":
+                name = self._example(index)
+                for key, value in captions.read_caption(record, config, name).items():
+                    text[key][row] = value
+        if self.cut is not None:
+            text, num_cut = captions.encode_bytes(texts, config.text_length)
+            self.cut.add(num_cut)
+        return {"image": images, "label": labels, **text}
 
     def _record(self, index: int) -> Any:
         try:
@@ -86,11 +103,22 @@ class TfdsSource:
         return name
 
 
-def open_tfds(config: ConfigDict, split: str) -> TfdsSource:
-    """The split, after every check that needs no example; see `check_data`."""
+def _as_text(value: Any) -> str:
+    """TFDS gives texts as bytes."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def open_tfds(
+    config: ConfigDict, split: str, warn: Callable[[str], None] = lambda _: None
+) -> TfdsSource:
+    """The split, after every check that needs no example; see `check_data`.
+
+    `warn` is told how many captions are cut.
+    """
     builder = open_builder(config.name, config.directory)
-    _check_image(config, builder.info.features)
-    _check_label(config, builder.info.features)
+    check_image(config, builder.info.features)
+    check_label(config, builder.info.features)
+    check_text(config, builder.info.features)
     records = _open_records(config, builder, split)
     files: list[tuple[str, int, int]] = []
     if builder.info.splits:  # mocked datasets have none
@@ -102,7 +130,11 @@ def open_tfds(config: ConfigDict, split: str) -> TfdsSource:
             )
             for part in builder.info.splits[split].file_instructions
         ]
-    return TfdsSource(config.name, split, records, config, files)
+    cut = None
+    if config.text == "bytes":
+        where = f"split {split!r} of dataset {config.name!r}"
+        cut = captions.CutCounter(where, config.text_length, warn)
+    return TfdsSource(config.name, split, records, config, files, cut=cut)
 
 
 def _open_records(
@@ -137,7 +169,7 @@ def _open_records(
     except (ValueError, KeyError) as error:
         raise UserError(
             f"split {split!r} of dataset {config.name!r} does not exist or is empty, "
-            f"expected {_listed(splits)}, or a slice like 'train[:90%]' (config keys "
+            f"expected {listed(splits)}, or a slice like 'train[:90%]' (config keys "
             "data.train_split and data.evaluation_split)"
         ) from error
     except (OSError, RuntimeError) as error:
@@ -145,71 +177,3 @@ def _open_records(
             f"dataset {config.name!r} in {builder.data_path} is damaged: {error}; "
             "delete that folder and prepare it again"
         ) from error
-
-
-def _check_image(config: ConfigDict, features: tfds.features.FeaturesDict) -> None:
-    key = config.image_key
-    if key not in features:
-        raise UserError(_missing_key(config, "data.image_key", features))
-    feature = features[key]
-    shape = feature.shape
-    is_image = isinstance(feature, (tfds.features.Image, tfds.features.Tensor))
-    if not is_image or len(shape) not in (2, 3):
-        raise UserError(
-            f"config key data.image_key is {key!r}, but that feature of dataset "
-            f"{config.name!r} is no image: {feature!r}"
-        )
-    if feature.np_dtype != np.uint8:
-        raise UserError(
-            f"feature {key!r} of dataset {config.name!r} has type "
-            f"{np.dtype(feature.np_dtype)}, expected images of uint8"
-        )
-    if len(shape) == 3 and shape[-1] not in (1, 3, None):
-        raise UserError(
-            f"feature {key!r} of dataset {config.name!r} has {shape[-1]} channels, "
-            "expected 1 (grayscale) or 3 (RGB)"
-        )
-
-
-def _check_label(config: ConfigDict, features: tfds.features.FeaturesDict) -> None:
-    key, num_classes = config.label_key, config.num_classes
-    if not key:
-        if num_classes:
-            raise UserError(
-                f"config key data.label_key is empty, but data.num_classes is "
-                f"{num_classes}: set the key, or data.num_classes = 0"
-            )
-        return
-    if key not in features:
-        message = _missing_key(config, "data.label_key", features)
-        raise UserError(f"{message}; without labels set it to '', data.num_classes = 0")
-    feature = features[key]
-    is_scalar = isinstance(feature, tfds.features.Tensor) and feature.shape == ()
-    if not is_scalar or not np.issubdtype(feature.np_dtype, np.integer):
-        raise UserError(
-            f"config key data.label_key is {key!r}, but that feature of dataset "
-            f"{config.name!r} is no integer label: {feature!r}"
-        )
-    held = getattr(feature, "num_classes", None)
-    if num_classes and held and held > num_classes:
-        raise UserError(
-            f"config key data.num_classes is {num_classes}, but label {key!r} of "
-            f"dataset {config.name!r} has {held} classes: set data.num_classes = {held}"
-        )
-
-
-def _missing_key(
-    config: ConfigDict, config_key: str, features: tfds.features.FeaturesDict
-) -> str:
-    held = config_key.removeprefix("data.")
-    key = config[held]
-    near = difflib.get_close_matches(key, list(features), n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return (
-        f"config key {config_key} is {key!r}, which dataset {config.name!r} does not "
-        f"have{hint}; it has {_listed(features)}"
-    )
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(repr(name) for name in names) or "none"

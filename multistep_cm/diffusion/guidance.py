@@ -54,12 +54,31 @@ def guided(
     return x_conditional + w * (x_conditional - x_unconditional)
 
 
-def scale_at(t: jax.Array, guidance: Guidance) -> ArrayLike:
-    """The scale at each time: `guidance.scale` within the interval, 0 outside."""
+def scale_at(
+    t: jax.Array, guidance: Guidance, scale: jax.Array | None = None
+) -> ArrayLike:
+    """The scale at each time: `guidance.scale`, or the `scale` [batch] that is given,
+    within the interval, 0 outside."""
+    inside: ArrayLike = guidance.scale if scale is None else scale
     if guidance.interval == ALWAYS:
-        return guidance.scale
+        return inside
     low, high = guidance.interval
-    return jnp.where((low <= t) & (t <= high), guidance.scale, 0.0).astype(t.dtype)
+    return jnp.where((low <= t) & (t <= high), inside, 0.0).astype(t.dtype)
+
+
+def null_condition(cond: Conditioning, null_label: int) -> Conditioning:
+    """The conditioning without what it tells: "no class", and captions all masked.
+
+    Raises ValueError when it holds neither "label" nor "text_mask".
+    """
+    null = {}
+    if "label" in cond:
+        null["label"] = jnp.full_like(cond["label"], null_label)
+    if "text_mask" in cond:
+        null["text_mask"] = jnp.zeros_like(cond["text_mask"])
+    if not null:
+        raise ValueError("guidance needs a label or caption; cond holds none")
+    return {**cond, **null}
 
 
 def predict_pair(
@@ -69,19 +88,17 @@ def predict_pair(
     t: jax.Array,
     cond: Conditioning,
 ) -> tuple[jax.Array, jax.Array]:
-    """x_hat with the label and without, from one call of twice the batch.
+    """x_hat with label and caption and without, from one call of twice the batch.
 
     Every example stands beside its twin without label, not a batch beside a batch: cut
     over devices, both halves of each pair are where the example is, and nothing moves.
-    Raises ValueError when the conditioning holds no "label".
+    Raises ValueError when the conditioning holds neither "label" nor "text_mask".
     """
-    if "label" not in cond:
-        raise ValueError("guidance needs a label to guide to; cond holds none")
+    null = null_condition(cond, guidance.null_label)
 
     def twin(a: jax.Array, b: jax.Array) -> jax.Array:
         return jnp.stack([a, b], 1).reshape(2 * a.shape[0], *a.shape[1:])
 
-    null = {**cond, "label": jnp.full_like(cond["label"], guidance.null_label)}
     both = jax.tree.map(twin, dict(cond), null)
     x_hat = denoiser(twin(z_t, z_t), twin(t, t), both)
     pairs = x_hat.reshape(z_t.shape[0], 2, *z_t.shape[1:])
@@ -97,13 +114,17 @@ def predict_guided(
 ) -> tuple[jax.Array, jax.Array]:
     """x_hat without guidance and with it, [batch, ...]; of scale 0, one call's twice.
 
-    The first is what x_var of aDDIM is measured on. Times may differ in the batch.
+    The first is what x_var of aDDIM is measured on. Times may differ in the batch. A
+    "guidance" [batch] in the conditioning is each example's own scale, in the place of
+    `guidance.scale`; the denoiser is not told it.
     """
-    if guidance.scale == 0.0:
+    own = cond.get("guidance")
+    told = {key: value for key, value in cond.items() if key != "guidance"}
+    if own is None and guidance.scale == 0.0:
         x_hat = denoiser(z_t, t, cond)
         return x_hat, x_hat
-    x_hat, x_null = predict_pair(denoiser, guidance, z_t, t, cond)
-    return x_hat, guided(x_hat, x_null, scale_at(t, guidance))
+    x_hat, x_null = predict_pair(denoiser, guidance, z_t, t, told)
+    return x_hat, guided(x_hat, x_null, scale_at(t, guidance, own))
 
 
 def guided_denoiser(
@@ -114,7 +135,7 @@ def guided_denoiser(
     `denoiser` must know `null_label` as "no class". Scale 0 returns it unchanged. Where
     no time of a batch is within `interval`, as in a sampler's steps outside of it, the
     call is that of the denoiser alone.
-    Raises ValueError when the conditioning holds no "label".
+    Raises ValueError when the conditioning holds neither "label" nor "text_mask".
     """
     guidance = Guidance(scale, null_label, interval)
     if scale == 0.0:

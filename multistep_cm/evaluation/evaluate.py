@@ -31,6 +31,7 @@ from multistep_cm.generation import (
     SamplingOptions,
     balanced_labels,
     compile_generator,
+    default_wanted,
     measured_x_variance,
 )
 from multistep_cm.losses.signature import Params
@@ -191,6 +192,7 @@ class _Sampler:
         self.config = config
         self.mesh = mesh
         self.labels = balanced_labels(num_images, config.data.num_classes)
+        self.wanted = default_wanted(config, num_images)
         self.seed = seed
         self._generators: dict[SamplingOptions, Generator] = {}
 
@@ -201,7 +203,7 @@ class _Sampler:
         generator, count = self._generator(params, way), len(self.labels)
         with progress(f"sampling {title}", count, enabled=is_main_process()) as bar:
             start = time.perf_counter()
-            images = generator(params, self.labels, self.seed, bar.images_to)
+            images = generator(params, self.wanted, self.seed, bar.images_to)
             return images, count / (time.perf_counter() - start)
 
     def _generator(self, params: Params, way: SamplingOptions) -> Generator:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -13,6 +14,7 @@ from multistep_cm.generation import (
     SamplingOptions,
     balanced_labels,
     compile_generator,
+    default_wanted,
     measured_x_variance,
     sampling_options,
 )
@@ -53,19 +55,19 @@ def draw(
     config = workdir.config
     mesh = make_mesh(config.mesh)
     _, params = load_ema(workdir.path, config, mesh)
-    labels = balanced_labels(num_images, config.data.num_classes)
+    wanted = default_wanted(config, num_images)
     strips = []
     for way in measured_ways(workdir) if with_samples else []:
         x_variance = measured_x_variance(config, way, params)
         generator = compile_generator(config, way, mesh, num_images, x_variance)
-        images = generator(params, labels, seed)
+        images = generator(params, wanted, seed)
         strips.append(Strip(f"{workdir.run.name}: {_way_name(workdir, way)}", images))
         report()
-    labels = labels[:TRAJECTORIES]
+    wanted = jax.tree.map(lambda leaf: leaf[:TRAJECTORIES], wanted)
     own = sampling_options(config)
-    calls, z_0 = record(config, own, params, labels, seed, mesh)
-    names = image_names(config, labels)
-    return Drawn(strips, trajectory_pictures(calls, z_0, names, config))
+    calls, z_0 = record(config, own, params, wanted, seed, mesh)
+    names = image_names(config, balanced_labels(num_images, config.data.num_classes))
+    return Drawn(strips, trajectory_pictures(calls, z_0, names[:TRAJECTORIES], config))
 
 
 def measured_ways(workdir: Workdir) -> list[SamplingOptions]:

@@ -16,9 +16,15 @@ from ml_collections import ConfigDict
 
 from multistep_cm import factory
 from multistep_cm.diffusion import samplers
-from multistep_cm.diffusion.guidance import guided_denoiser
 from multistep_cm.diffusion.parameterization import Conditioning
-from multistep_cm.generation import SamplingOptions, measured_x_variance
+from multistep_cm.generation import (
+    SamplingOptions,
+    Wanted,
+    conditioning,
+    make_denoise,
+    measured_x_variance,
+    num_wanted,
+)
 from multistep_cm.losses.signature import Params
 from multistep_cm.reporting.content import Pictures, Strip
 from multistep_cm.sharding.mesh import replicate, replicated
@@ -47,7 +53,7 @@ def record(
     config: ConfigDict,
     options: SamplingOptions,
     params: Params,
-    labels: np.ndarray,
+    wanted: Wanted,
     seed: int,
     mesh: Mesh,
 ) -> tuple[list[Call], np.ndarray]:
@@ -60,24 +66,14 @@ def record(
         factory.make_network(config), schedule, config.diffusion.prediction
     )
     data = config.data
-    shape = (len(labels), data.image_size, data.image_size, data.channels)
+    number = num_wanted(wanted)
+    shape = (number, data.image_size, data.image_size, data.channels)
     seed_key = jax.random.key(seed)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(seed_key, np.arange(len(labels)))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(seed_key, np.arange(number))
     z_1 = jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys)
-    cond = {"label": labels} if data.num_classes else {}
-
-    def denoise(
-        params: Params, z_t: jax.Array, t: jax.Array, cond: Conditioning
-    ) -> jax.Array:
-        denoiser = guided_denoiser(
-            lambda z_t, t, cond: predict(params, z_t, t, cond, None),
-            options.guidance_scale,
-            null_label=data.num_classes,
-            interval=options.guidance_interval,
-        )
-        return denoiser(z_t, t, cond)
-
-    z_1, t, cond = replicate((z_1, np.ones(len(labels), np.float32), cond), mesh)
+    cond = conditioning(config, options, wanted)
+    denoise = make_denoise(config, options, predict)
+    z_1, t, cond = replicate((z_1, np.ones(number, np.float32), cond), mesh)
     jitted = jax.jit(denoise, out_shardings=replicated(mesh))
     program = jitted.lower(params, z_1, t, cond).compile()
     calls: list[Call] = []

@@ -43,6 +43,8 @@ class ConsistencyOptions:
         target_decay: decay of the average of the student's weights that makes the
             target, `frozen["target_params"]`; 0 is the student itself (the paper).
         guidance_scale: of the teacher of CD; 0 is none.
+        guidance_range: (low, high) of scales that are drawn for each example and told
+            to the student, in the place of `guidance_scale`; () is none.
         guidance_interval: the times t of its calls that are guided.
     """
 
@@ -61,6 +63,7 @@ class ConsistencyOptions:
     same_dropout: bool = True
     target_decay: float = 0.0
     guidance_scale: float = 0.0
+    guidance_range: tuple[float, ...] = ()
     guidance_interval: Interval = ALWAYS
 
 

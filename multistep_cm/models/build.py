@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from multistep_cm.models.layers import BlockOptions
+from multistep_cm.models.level import REMAT_POLICIES, Ready
 from multistep_cm.models.mlp import ResidualMLP
-from multistep_cm.models.trunk import REMAT_POLICIES, Ready, Trunk
+from multistep_cm.models.text import TextKind, TextOptions
+from multistep_cm.models.trunk import Trunk
 from multistep_cm.models.unet import ResNetAttentionBlock
 from multistep_cm.models.uvit import TransformerBlock
 
@@ -31,16 +33,19 @@ def build_network(
     image_channels: int,
     num_classes: int,
     ready: Ready | None = None,
+    text: TextKind = "none",
+    is_guided: bool = False,
 ) -> Trunk | ResidualMLP:
     """The linen module of `model.*`; call it as `trunk.Trunk.__call__` says.
 
-    num_classes = 0 makes an unconditional network; `ready` is `trunk.Level`'s. Check
-    the config by `check_model` first: here a wrong value is a KeyError or comes out as
-    a wrong network.
+    num_classes = 0 makes a network without classes; `text` says what captions are given
+    as; `is_guided` networks read the scale of guidance; `ready` is `level.Level`'s.
+    Check the config by `check_model` first: here a wrong value is a KeyError or comes
+    out as a wrong network.
     """
     model = model_config
     if model["name"] == "mlp":
-        return _build_mlp(model, num_classes, ready)
+        return _build_mlp(model, num_classes, ready, is_guided)
     return Trunk(
         attention_block=ATTENTION_BLOCKS[model["name"]],
         position_embedding=model["name"] == "uvit",
@@ -57,12 +62,16 @@ def build_network(
         scan_blocks=model["scan_blocks"],
         image_channels=image_channels,
         num_classes=num_classes,
+        text=TextOptions(
+            text, model["text_width"], model["text_blocks"], model["text_head_dim"]
+        ),
+        is_guided=is_guided,
         ready=ready,
     )
 
 
 def _build_mlp(
-    model: Mapping[str, Any], num_classes: int, ready: Ready | None
+    model: Mapping[str, Any], num_classes: int, ready: Ready | None, is_guided: bool
 ) -> ResidualMLP:
     options = BlockOptions(
         channels=model["channels"][0],
@@ -79,6 +88,7 @@ def _build_mlp(
         remat=model["remat"],
         scan_blocks=model["scan_blocks"],
         num_classes=num_classes,
+        is_guided=is_guided,
         ready=ready,
     )
 
@@ -91,8 +101,14 @@ def check_model(model_config: Mapping[str, Any], image_size: int) -> None:
     _check_choice("model.remat", model["remat"], ("none", *REMAT_POLICIES))
     for key in ("channels", "blocks"):
         _check_whole(key, model[key])
-    for key in ("head_dim", "mlp_ratio", "condition_width"):
+    widths = ("head_dim", "mlp_ratio", "condition_width")
+    for key in (*widths, "text_width", "text_blocks", "text_head_dim"):
         _check_whole(key, (model[key],))
+    if model["text_width"] % model["text_head_dim"]:
+        raise ValueError(
+            f"config key model.text_head_dim is {model['text_head_dim']}, which does "
+            f"not divide model.text_width = {model['text_width']}"
+        )
     channels, levels = model["channels"], len(model["channels"])
     if len(model["blocks"]) != levels:
         raise ValueError(

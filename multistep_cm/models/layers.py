@@ -9,6 +9,7 @@ called `out` or `down`.
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -21,6 +22,8 @@ EPSILON = 1e-6
 TIME_SCALE = 1000.0
 TIME_WIDTH = 128
 """Sines and cosines of t; the paper's parameter counts come out with 128."""
+GUIDANCE_SCALE = 0.01
+"""Scales of guidance, 0 to about 10, on the axis of t."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +36,19 @@ class BlockOptions:
     dropout: float
     dtype: DTypeLike
     train: bool
+
+
+class Condition(NamedTuple):
+    """What a block is told: a vector for FiLM and, of networks that read captions, a
+    sequence to attend to.
+
+    vector: [batch, width]; text: [batch, length, text width]; mask: bool [batch,
+    length], True is seen.
+    """
+
+    vector: jax.Array
+    text: jax.Array | None = None
+    mask: jax.Array | None = None
 
 
 def sinusoidal_embedding(t: jax.Array, width: int) -> jax.Array:
@@ -51,16 +67,26 @@ class ConditionEmbedding(nn.Module):
     """Time and class as one vector: MLP(sinusoids of t) + row of the class.
 
     The table has num_classes + 1 rows; the last one means "no class". With
-    num_classes = 0 there is no table and `cond` is not read.
+    num_classes = 0 there is no table and no label is read. A vector that is pooled over
+    a caption is added by a matrix, and `is_guided` networks, students of guided ones,
+    add MLP(sinusoids of w) of the scale of guidance, zero at initialisation.
     """
 
     width: int
     num_classes: int
+    is_guided: bool = False
 
     @nn.compact
-    def __call__(self, t: jax.Array, cond: Mapping[str, jax.Array]) -> jax.Array:
-        """t: [batch], cond["label"]: int32 [batch]; returns float32 [batch, width].
+    def __call__(
+        self,
+        t: jax.Array,
+        cond: Mapping[str, jax.Array],
+        pooled: jax.Array | None = None,
+    ) -> jax.Array:
+        """t: [batch], cond["label"]: int32 [batch], cond["guidance"]: float [batch],
+        pooled: [batch, any width]; returns float32 [batch, width].
 
+        Without "guidance" an `is_guided` network is the one it was before guidance.
         Raises ValueError when there are classes and cond has no "label".
         """
         x = sinusoidal_embedding(t, TIME_WIDTH)
@@ -82,6 +108,14 @@ class ConditionEmbedding(nn.Module):
                 name="label",
             )
             x = x + table(cond["label"])
+        if pooled is not None:
+            x = x + nn.Dense(self.width, name="text", **exact)(pooled)
+        if self.is_guided and "guidance" in cond:
+            w = sinusoidal_embedding(GUIDANCE_SCALE * cond["guidance"], TIME_WIDTH)
+            w = nn.swish(nn.Dense(self.width, name="guidance_in", **exact)(w))
+            zeros = nn.initializers.zeros
+            last = nn.Dense(self.width, kernel_init=zeros, name="guidance", **exact)
+            x = x + last(w)
         return x
 
 
@@ -187,6 +221,53 @@ class SelfAttention(nn.Module):
         return dense(channels, self.dtype, "out", zero_init=True)(h.reshape(x.shape))
 
 
+class CrossAttention(nn.Module):
+    """Norm, then attention of every position to a caption; queries and keys are normed.
+
+    The output projection starts at zero. Returns what is to be added to x.
+    """
+
+    head_dim: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array, text: jax.Array, mask: jax.Array) -> jax.Array:
+        """x: [batch, .., channels], text: [batch, length, width], mask: bool [batch,
+        length]; what is masked has no effect, and nothing is added where all is."""
+        batch, channels = x.shape[0], x.shape[-1]
+        heads = (channels // self.head_dim, self.head_dim)
+        h = layer_norm(self.dtype, "norm")(x).reshape(batch, -1, channels)
+        q = dense(channels, self.dtype, "q")(h).reshape(batch, -1, *heads)
+        kv = stacked_dense(2, channels, self.dtype, "kv")(text)
+        kv = kv.reshape(*kv.shape[:3], *heads)
+        gains = self.param("qk_norm", nn.initializers.ones, (2, 1, self.head_dim))
+
+        def normed(a: jax.Array, gain: jax.Array) -> jax.Array:
+            a = a.astype(jnp.float32)
+            a *= jax.lax.rsqrt((a * a).mean(-1, keepdims=True) + EPSILON) * gain
+            return a.astype(self.dtype)
+
+        h = jax.nn.dot_product_attention(
+            normed(q, gains[0]),
+            normed(kv[:, :, 0], gains[1]),
+            kv[:, :, 1],
+            mask=mask[:, None, None],
+            implementation="xla",
+        )
+        h = jnp.where(mask.any(-1)[:, None, None, None], h, 0)
+        return dense(channels, self.dtype, "out", zero_init=True)(h.reshape(x.shape))
+
+
+def attend_to_text(
+    x: jax.Array, condition: Condition, options: BlockOptions
+) -> jax.Array:
+    """x, plus attention to the caption if there is one; to be called in a block."""
+    if condition.text is None or condition.mask is None:
+        return x
+    attention = CrossAttention(options.head_dim, options.dtype, name="text_attention")
+    return x + attention(x, condition.text, condition.mask)
+
+
 class ResNetBlock(nn.Module):
     """Norm, swish, convolution; norm, FiLM, swish, dropout, zero-init convolution.
 
@@ -198,7 +279,7 @@ class ResNetBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, condition: jax.Array, skip: jax.Array | None
+        self, x: jax.Array, condition: Condition, skip: jax.Array | None
     ) -> jax.Array:
         """x, skip: [batch, height, width, channels]; returns the same shape."""
         o = self.options
@@ -206,7 +287,7 @@ class ResNetBlock(nn.Module):
         if skip is not None:
             h = (h + GroupNorm(o.dtype, name="norm_skip")(skip)) * math.sqrt(0.5)
         h = Conv3x3(o.channels, o.dtype, name="conv_in")(nn.swish(h))
-        film = FiLM(o.channels, o.dtype, name="film")(condition)
+        film = FiLM(o.channels, o.dtype, name="film")(condition.vector)
         h = nn.swish(GroupNorm(o.dtype, name="norm_out")(h, film))
         h = nn.Dropout(o.dropout, deterministic=not o.train)(h)
         return x + Conv3x3(o.channels, o.dtype, zero_init=True, name="out")(h)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from multistep_cm.models import layers
-from multistep_cm.models.trunk import Level, Ready
+from multistep_cm.models.level import Level, Ready
 from multistep_cm.models.uvit import MLP
 
 
@@ -23,7 +23,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, condition: jax.Array, skip: jax.Array | None
+        self, x: jax.Array, condition: layers.Condition, skip: jax.Array | None
     ) -> jax.Array:
         """x: [batch, 1, 1, channels]; returns the same shape. There are no skips."""
         return x + MLP(self.options, name="mlp")(x, condition)
@@ -41,6 +41,7 @@ class ResidualMLP(nn.Module):
     remat: str
     scan_blocks: bool
     num_classes: int
+    is_guided: bool = False
     ready: Ready | None = None
 
     @nn.compact
@@ -54,9 +55,9 @@ class ResidualMLP(nn.Module):
         """As `trunk.Trunk.__call__`, for z_t [batch, ...] of any shape."""
         options = dataclasses.replace(self.options, train=train)
         embed = layers.ConditionEmbedding(
-            self.condition_width, self.num_classes, name="condition"
+            self.condition_width, self.num_classes, self.is_guided, name="condition"
         )
-        condition = nn.swish(embed(t, cond))
+        condition = layers.Condition(nn.swish(embed(t, cond)))
         x = z_t.reshape(z_t.shape[0], 1, 1, -1)
         size = x.shape[-1]
         x = layers.dense(options.channels, options.dtype, "widen")(x)

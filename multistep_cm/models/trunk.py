@@ -7,7 +7,6 @@ neighbours up, with a matrix for the change of channels at the smaller size.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -16,73 +15,8 @@ from jax.typing import DTypeLike
 
 from multistep_cm.models import layers
 from multistep_cm.models.convolution import Conv3x3
-
-REMAT_POLICIES: Mapping[str, Any] = {
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
-"""What a rematerialised block keeps for its backward pass: nothing but its input, or
-also the results of its matrix products with weights (convolutions are not kept)."""
-
-Direction = Literal["down", "middle", "up"]
-Ready = Callable[[Any], Any]
-"""From a block's parameters as they are kept to those that it computes with."""
-
-Skips = Any  # one array with a leading axis (scanned), or a tuple of arrays
-
-
-class Level(nn.Module):
-    """Equal blocks one after another, as a scan over stacked parameters or unrolled.
-
-    The blocks of an upward level run from the last to the first. `ready` is applied to
-    the parameters of each block right before it runs.
-    """
-
-    make_block: Callable[..., nn.Module]
-    count: int
-    direction: Direction
-    remat: str
-    scan: bool
-    ready: Ready | None = None
-
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, condition: jax.Array, skips: Skips = None
-    ) -> tuple[jax.Array, Skips]:
-        """Returns x after all blocks, and the skips when the direction is down."""
-        is_up = self.direction == "up"
-
-        def run(block: nn.Module, *inputs: Any) -> jax.Array:
-            return block(*inputs)
-
-        if self.ready is not None and not self.is_initializing():
-            run = nn.map_variables(run, "params", self.ready)
-
-        def body(
-            block: nn.Module, x: jax.Array, condition: jax.Array, skip: Any
-        ) -> tuple[jax.Array, jax.Array | None]:
-            x = run(block, x, condition, skip)
-            return x, x if self.direction == "down" else None
-
-        if self.remat != "none":
-            policy = REMAT_POLICIES[self.remat]
-            body = nn.remat(body, policy=policy, prevent_cse=not self.scan)
-        if self.scan:
-            scanned = nn.scan(
-                body,
-                variable_axes={"params": 0},
-                split_rngs={"params": True, "dropout": True},
-                in_axes=(nn.broadcast, 0 if is_up else nn.broadcast),
-                length=self.count,
-                reverse=is_up,
-            )
-            return scanned(self.make_block(name="blocks"), x, condition, skips)
-        outputs = []
-        for j in reversed(range(self.count)) if is_up else range(self.count):
-            block = self.make_block(name=f"block_{j}")
-            x, output = body(block, x, condition, skips[j] if is_up else None)
-            outputs.append(output)
-        return x, tuple(outputs) if self.direction == "down" else None
+from multistep_cm.models.level import Direction, Level, Ready
+from multistep_cm.models.text import TextEmbedding, TextOptions
 
 
 class Trunk(nn.Module):
@@ -108,6 +42,8 @@ class Trunk(nn.Module):
     scan_blocks: bool
     image_channels: int
     num_classes: int
+    text: TextOptions = TextOptions()
+    is_guided: bool = False
     ready: Ready | None = None
 
     @nn.compact
@@ -121,14 +57,28 @@ class Trunk(nn.Module):
         """Predict from noisy images.
 
         z_t: [batch, size, size, image_channels], size divisible by 2**(levels - 1);
-        t: [batch] in [0, 1]; cond: {"label": int32 [batch]} or {} (see
-        `layers.ConditionEmbedding`). Dropout acts when train is True and needs the rng
-        "dropout". Returns float32 in the shape of z_t, zero at initialisation.
+        t: [batch] in [0, 1]; cond: what `layers.ConditionEmbedding` and
+        `text.TextEmbedding` read, {} if nothing. Dropout acts when train is True and
+        needs the rng "dropout". Returns float32 in the shape of z_t, zero at
+        initialisation.
         """
         embed = layers.ConditionEmbedding(
-            self.condition_width, self.num_classes, name="condition"
+            self.condition_width, self.num_classes, self.is_guided, name="condition"
         )
-        condition = nn.swish(embed(t, cond))
+        if self.text.kind == "none":
+            condition = layers.Condition(nn.swish(embed(t, cond)))
+        else:
+            read = TextEmbedding(
+                self.text,
+                self.dtype,
+                self.remat,
+                self.scan_blocks,
+                self.ready,
+                name="text",
+            )
+            text = read(cond)
+            vector = nn.swish(embed(t, cond, text.pooled))
+            condition = layers.Condition(vector, text.sequence, text.mask)
         last = len(self.channels) - 1
         x = z_t.astype(self.dtype)
         x = Conv3x3(self.channels[0], self.dtype, name="conv_in")(x)

@@ -16,12 +16,12 @@ class MLP(nn.Module):
     options: layers.BlockOptions
 
     @nn.compact
-    def __call__(self, x: jax.Array, condition: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, condition: layers.Condition) -> jax.Array:
         """x: [batch, height, width, channels]; returns the same shape."""
         o = self.options
         h = layers.layer_norm(o.dtype, "norm")(x)
         h = layers.dense(o.mlp_ratio * o.channels, o.dtype, "up")(h)
-        film = layers.FiLM(h.shape[-1], o.dtype, name="film")(condition)
+        film = layers.FiLM(h.shape[-1], o.dtype, name="film")(condition.vector)
         scale, shift = (part[:, None, None] for part in film)
         h = nn.swish(h) * (1 + scale) + shift
         h = nn.Dropout(o.dropout, deterministic=not o.train)(h)
@@ -29,17 +29,18 @@ class MLP(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """x += skip; x += MLP; x += attention."""
+    """x += skip; x += MLP; x += attention; with a caption, x += attention to it."""
 
     options: layers.BlockOptions
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, condition: jax.Array, skip: jax.Array | None
+        self, x: jax.Array, condition: layers.Condition, skip: jax.Array | None
     ) -> jax.Array:
         """x, skip: [batch, height, width, channels]; returns the same shape."""
         o = self.options
         if skip is not None:
             x = x + skip
         x = x + MLP(o, name="mlp")(x, condition)
-        return x + layers.SelfAttention(o.head_dim, o.dtype, name="attention")(x)
+        x = x + layers.SelfAttention(o.head_dim, o.dtype, name="attention")(x)
+        return layers.attend_to_text(x, condition, o)

@@ -28,6 +28,7 @@ def image_grid(
     *,
     row_labels: Sequence[str] | None = None,
     column_labels: Sequence[str] | None = None,
+    captions: Sequence[str] | None = None,
     title: str | None = None,
     cell: int | None = None,
 ) -> Image.Image:
@@ -38,9 +39,10 @@ def image_grid(
       columns: images in a row; the last row may be shorter.
       row_labels: one text a row, to its left.
       column_labels: one text a column, above it; a long one is cut to the width.
+      captions: one text an image, below it, in as many lines as the longest needs.
       title: text above everything.
       cell: an image's longer side in the picture, in pixels: images are enlarged by
-        the largest whole factor that fits. None is 64.
+        the largest whole factor that fits. None is 64, and 128 with captions.
 
     Returns:
       an RGB picture.
@@ -48,13 +50,15 @@ def image_grid(
     Raises:
       ValueError: images of another form, or a wrong number of labels.
     """
-    pixels = _enlarge(_to_rgb(images), cell or _CELL)
+    cell = cell or (_CELL if captions is None else 2 * _CELL)
+    pixels = _enlarge(_to_rgb(images), cell)
     count, height, width = pixels.shape[:3]
     if columns < 1:
         raise ValueError(f"columns must be at least 1; got {columns}")
     rows = -(-count // columns)
     _check_labels("row", row_labels, rows)
     _check_labels("column", column_labels, columns)
+    _check_labels("image", captions, count)
     gap = max(2, min(height, width) // 16)
     font = _font(max(12, min(20, height // 4)))
     title_font = _font(max(15, min(26, height // 3)))
@@ -66,14 +70,19 @@ def image_grid(
         top += _line_height(font) + gap
     if row_labels:
         left += max(_text_width(font, text) for text in row_labels) + 2 * gap + 4
+    small = _font(12)
+    said = [_wrap(small, text, width) for text in captions or ()]
+    step = height + gap
+    if said:
+        step += max(map(len, said)) * _line_height(small) + gap
     right = left + columns * width + (columns - 1) * gap
-    bottom = top + rows * height + (rows - 1) * gap
+    bottom = top + rows * step - gap
     full_width = max(right, _MARGIN + _text_width(title_font, title or ""))
     picture = Image.new("RGB", (full_width + _MARGIN, bottom + _MARGIN), _PAPER)
 
     for i, image in enumerate(pixels):
         row, column = divmod(i, columns)
-        place = (left + column * (width + gap), top + row * (height + gap))
+        place = (left + column * (width + gap), top + row * step)
         picture.paste(Image.fromarray(image), place)
     draw = ImageDraw.Draw(picture)
     if title:
@@ -83,8 +92,13 @@ def image_grid(
         text = _cut(font, text, width)
         draw.text((middle, top - gap), text, _FAINT, font, anchor="md")
     for row, text in enumerate(row_labels or ()):
-        middle = top + row * (height + gap) + height // 2
+        middle = top + row * step + height // 2
         draw.text((_MARGIN, middle), text, _INK, font, anchor="lm")
+    for i, lines in enumerate(said):
+        row, column = divmod(i, columns)
+        x, y = left + column * (width + gap), top + row * step + height + gap // 2
+        for j, line in enumerate(lines):
+            draw.text((x, y + j * _line_height(small)), line, _INK, small, anchor="la")
     return picture
 
 
@@ -168,6 +182,18 @@ def _line_height(font: Font) -> int:
         ascent, descent = font.getmetrics()
         return ascent + descent
     return int(font.getbbox("Ag")[3])
+
+
+def _wrap(font: Font, text: str, width: int) -> list[str]:
+    """Lines of whole words that fit; a word that does not is cut."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(_cut(font, word, width))
+    return lines
 
 
 def _cut(font: Font, text: str, width: int) -> str:

@@ -16,6 +16,7 @@ from multistep_cm.sharding.mesh import replicated
 from multistep_cm.sharding.rules import place_abstract
 from multistep_cm.training import setup
 from multistep_cm.training.methods import METHODS
+from multistep_cm.training.teacher import teacher_config
 
 MIB = 1024**2
 
@@ -52,9 +53,10 @@ def abstract_frozen(config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
     """What `setup.freeze` returns, as shapes with shardings."""
     method, frozen = METHODS[config.method], {}
     if method.needs_teacher:
-        network = factory.make_network(config)
+        of_teacher = teacher_config(config)
+        network = factory.make_network(of_teacher)
         frozen["teacher_params"] = place_abstract(
-            factory.abstract_params(network, config), mesh
+            factory.abstract_params(network, of_teacher), mesh
         )
     if method.is_student:
         whole = replicated(mesh)

@@ -7,8 +7,8 @@ from ml_collections import ConfigDict
 
 from multistep_cm.generation import (
     Generator,
-    balanced_labels,
     compile_generator,
+    default_wanted,
     sampling_options,
 )
 from multistep_cm.reporting.grids import image_grid, save_png
@@ -48,10 +48,10 @@ class Preview:
     def draw(self, step: int, state: TrainState) -> None:
         """Sample both weights; every process samples, the main one writes."""
         number = self.config.sampling.num_previews
-        labels = balanced_labels(number, self.config.data.num_classes)
+        wanted = default_wanted(self.config, number)
         generator = self.compile()
-        averaged = generator(state.ema, labels, seed=0)
-        raw = generator(state.params, labels, seed=0)
+        averaged = generator(state.ema, wanted, seed=0)
+        raw = generator(state.params, wanted, seed=0)
         if not is_main_process():
             return
         grid = image_grid(averaged, columns=10)

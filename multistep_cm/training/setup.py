@@ -48,7 +48,7 @@ from multistep_cm.training.methods import METHODS
 from multistep_cm.training.optimizer import make_optimizer
 from multistep_cm.training.state import TrainState, make_state
 from multistep_cm.training.step import TrainStep, compile_step, make_train_step
-from multistep_cm.training.teacher import check_teacher, load_ema
+from multistep_cm.training.teacher import check_teacher, load_ema, teacher_config
 from multistep_cm.validation import check_batch, validate
 from multistep_cm.workdir import check_shared, open_workdir
 
@@ -97,7 +97,8 @@ def load_teacher(config: ConfigDict, mesh: Mesh) -> Params | None:
     """The averaged weights of `teacher.workdir`; None when the config names none."""
     if not config.teacher.workdir:
         return None
-    step, params = load_ema(Path(config.teacher.workdir), config, mesh)
+    workdir = Path(config.teacher.workdir)
+    step, params = load_ema(workdir, teacher_config(config), mesh)
     say(f"teacher: step {step} of {config.teacher.workdir} (averaged weights)")
     return params
 
@@ -136,14 +137,20 @@ def init_state(config: ConfigDict, mesh: Mesh, teacher: Params | None) -> TrainS
     """The state at step 0, born sharded: from the teacher, or fresh from the seed."""
     network = factory.make_network(config)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
-    if teacher is not None and config.teacher.initialize_student:
+    key = jax.random.key(config.seed)
+    is_taught = teacher is not None and config.teacher.initialize_student
+    if is_taught and not config.consistency.guidance_range:
         start = jax.jit(lambda p: first_state(p, config), out_shardings=shardings)
         return start(teacher)
 
-    def fresh(key: jax.Array) -> TrainState:
-        return first_state(factory.init_params(network, config, key), config)
+    def fresh(key: jax.Array, taught: Params) -> TrainState:
+        params = factory.init_params(network, config, key)
+        if taught:  # only what tells it the scale of guidance is new
+            parts = {**params["condition"], **taught["condition"]}
+            params = {**params, **taught, "condition": parts}
+        return first_state(params, config)
 
-    return jax.jit(fresh, out_shardings=shardings)(jax.random.key(config.seed))
+    return jax.jit(fresh, out_shardings=shardings)(key, teacher if is_taught else {})
 
 
 def has_target_average(config: ConfigDict) -> bool:
@@ -216,9 +223,14 @@ def abstract_batch(config: ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeSt
     sharding = batch_sharding(mesh, leading_axes=len(leading))
     shape = (*leading, training.batch_size)
     image_shape = (*shape, data.image_size, data.image_size, data.channels)
+    shapes = {
+        "image": jax.ShapeDtypeStruct(image_shape, jnp.uint8),
+        "label": jax.ShapeDtypeStruct(shape, jnp.int32),
+        **factory.text_shapes(data, shape),
+    }
     return {
-        "image": jax.ShapeDtypeStruct(image_shape, jnp.uint8, sharding=sharding),
-        "label": jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding),
+        key: jax.ShapeDtypeStruct(like.shape, like.dtype, sharding=sharding)
+        for key, like in shapes.items()
     }
 
 

@@ -29,7 +29,8 @@ from multistep_cm.training.optimizer import make_learning_rate
 from multistep_cm.training.state import TrainState
 
 RawBatch: TypeAlias = Mapping[str, jax.Array]
-"""`{"image": uint8 [batch, height, width, channels], "label": int32 [batch]}`."""
+"""`{"image": uint8 [batch, height, width, channels], "label": int32 [batch]}`, and
+`text` and `text_mask` of captions as `factory.text_shapes` says."""
 
 StepMetrics: TypeAlias = dict[str, jax.Array]
 """loss, grad_norm, learning_rate: float32 scalars; bin_loss, bin_count: [time_bins];
@@ -164,13 +165,25 @@ def _update_target(state: TrainState, params: Params, config: ConfigDict) -> Par
 def _prepare(
     raw: RawBatch, keys: jax.Array, config: ConfigDict
 ) -> tuple[Batch, jax.Array]:
-    """Images to their range, labels dropped now and then; fresh keys for the loss."""
+    """Images to their range, labels and captions dropped now and then, scales of
+    guidance drawn; fresh keys for the loss."""
     image = scale_images(raw["image"], config.data.range)
     cond = {}
     if config.data.num_classes:
         label_keys, keys = jax.vmap(jax.random.split, out_axes=1)(keys)
         drop = jax.vmap(jax.random.uniform)(label_keys) < config.training.label_dropout
         cond["label"] = jnp.where(drop, config.data.num_classes, raw["label"])
+    if config.data.text != "none":
+        text_keys, keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+        coins = jax.vmap(jax.random.uniform)(text_keys)
+        kept = coins >= config.training.caption_dropout
+        cond["text"] = raw["text"]
+        cond["text_mask"] = raw["text_mask"] & kept[:, None]
+    if config.consistency.guidance_range:
+        scale_keys, keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+        low, high = config.consistency.guidance_range
+        unit = jax.vmap(jax.random.uniform)(scale_keys)
+        cond["guidance"] = low + (high - low) * unit
     return {"image": image, "cond": cond}, keys
 
 

@@ -21,12 +21,19 @@ SAME_AS_STUDENT = (
     "data.image_size",
     "data.num_classes",
     "data.range",
+    "data.text",
     "diffusion.",
     "model.",
 )
 """Teacher and student are one function of one process: these keys must agree."""
 
-MAY_DIFFER = ("model.dropout", "model.dtype", "model.remat")
+MAY_DIFFER = (
+    "data.text_key",
+    "data.text_mask_key",
+    "model.dropout",
+    "model.dtype",
+    "model.remat",
+)
 """Of those, the ones that change how a network is trained, not which network it is."""
 
 
@@ -52,17 +59,42 @@ def check_teacher(config: ConfigDict) -> None:
         )
     if METHODS[config.method].needs_teacher and METHODS[teacher.method].is_student:
         _check_grids(teacher, config)
-    scale = config.consistency.guidance_scale
-    if scale and not teacher.training.label_dropout:
-        raise UserError(
-            f"config key consistency.guidance_scale is {scale}, but the teacher in "
-            f"{workdir} was trained with training.label_dropout = 0: it knows no "
-            "prediction without a class"
-        )
+    _check_guided(teacher, config)
     try:
         check_checkpoint(workdir)
     except UserError as error:
         raise UserError(f"config key teacher.workdir: {error}") from error
+
+
+def _check_guided(teacher: ConfigDict, config: ConfigDict) -> None:
+    """Guidance needs a teacher that also knows images without class or caption."""
+    workdir, options = config.teacher.workdir, config.consistency
+    if teacher.consistency.guidance_range:
+        raise UserError(
+            f"config key teacher.workdir: the teacher in {workdir} was trained with "
+            "consistency.guidance_range and is told its scale; expected a network that "
+            "is not: the diffusion model that it was distilled from"
+        )
+    if not options.guidance_scale and not options.guidance_range:
+        return
+    key = "guidance_range" if options.guidance_range else "guidance_scale"
+    for kind, trained, dropout in (
+        ("class", teacher.data.num_classes, "label_dropout"),
+        ("caption", teacher.data.text != "none", "caption_dropout"),
+    ):
+        if trained and not teacher.training[dropout]:
+            raise UserError(
+                f"config key consistency.{key} is {options[key]}, but the teacher in "
+                f"{workdir} was trained with training.{dropout} = 0: it knows no "
+                f"prediction without a {kind}"
+            )
+
+
+def teacher_config(config: ConfigDict) -> ConfigDict:
+    """A student's config as its teacher's network has it: told no scale of guidance."""
+    changed = config.copy_and_resolve_references()
+    changed.consistency.guidance_range = ()
+    return changed
 
 
 def _check_grids(teacher: ConfigDict, config: ConfigDict) -> None:

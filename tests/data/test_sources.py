@@ -212,7 +212,7 @@ def test_a_cache_that_would_be_too_large(
         sources.check_data,
         lambda config: sources.open_source(config, "train"),
     ):
-        with pytest.raises(UserError, match=r"1500 images.*data\.cache=False"):
+        with pytest.raises(UserError, match=r"1500 examples.*data\.cache=False"):
             refuse(data_config)
     sources.check_data(changed(data_config, cache=False))
 

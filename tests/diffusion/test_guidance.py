@@ -136,3 +136,41 @@ def test_pairs_move_nothing_between_devices() -> None:
 
     assert collectives(interleaved) == set()
     assert collectives(behind)  # so the test can tell
+
+
+def captioned(z_t: jax.Array, t: jax.Array, cond: Conditioning) -> jax.Array:
+    """Sees how much of its caption is not masked, and must not be told the scale."""
+    assert "guidance" not in cond
+    seen = jnp.where(cond["text_mask"], cond["text"], 0).sum(1)
+    return z_t * t[:, None] + seen[:, None]
+
+
+def test_captions_are_guided_away_from_none() -> None:
+    z_t, t = jnp.ones((2, 3)), jnp.array([0.2, 0.7])
+    cond = {
+        "text": jnp.array([[1.0, 2.0], [4.0, 8.0]]),
+        "text_mask": jnp.array([[True, False], [True, True]]),
+    }
+    found = guidance.guided_denoiser(captioned, 2.0, NULL)(z_t, t, cond)
+    expected = t[:, None] + 3 * jnp.array([[1.0], [12.0]]) + jnp.zeros((2, 3))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_each_example_has_its_own_scale() -> None:
+    z_t, t = jnp.ones((3, 2)), jnp.array([0.2, 0.5, 0.9])
+    cond = {
+        "text": jnp.ones((3, 1)),
+        "text_mask": jnp.ones((3, 1), bool),
+        "guidance": jnp.array([0.0, 1.0, 3.0]),
+    }
+    within = Guidance(0.0, NULL, (0.0, 0.6))
+    conditional, found = guidance.predict_guided(captioned, within, z_t, t, cond)
+    np.testing.assert_allclose(conditional[:, 0], t + 1, rtol=1e-6)
+    np.testing.assert_allclose(found[:, 0], t + jnp.array([1.0, 2.0, 1.0]), rtol=1e-6)
+
+
+def test_nothing_to_guide_to() -> None:
+    with pytest.raises(ValueError, match="needs a label or caption"):
+        guidance.guided_denoiser(captioned, 1.0, NULL)(
+            jnp.ones((1, 1)), jnp.ones(1), {}
+        )

@@ -189,3 +189,15 @@ def test_the_teacher_is_guided_and_the_student_is_not() -> None:
     assert len(student) == 2
     for label, _ in student:
         np.testing.assert_array_equal(label, LABELS)
+
+
+@pytest.mark.parametrize("name", ["ddim", "addim"])
+def test_each_example_may_have_its_own_scale(x64: None, name: HopName) -> None:
+    predict = Labelled()
+    hop = make_hop(predict, SCHEDULE, name, 0.75, Guidance(0.0, NULL))
+    x, z_t, t, s = (jnp.asarray(value) for value in (X, Z_T, T, S))
+    scales = np.linspace(0.0, 3.0, SIZE)
+    cond = {"label": jnp.asarray(LABELS), "guidance": jnp.asarray(scales)}
+    x_hop = hop(parameters(*TEACHER), x, z_t, t, s, cond)
+    z_s = ddim_step(x_hop, z_t, SCHEDULE.logsnr(t), SCHEDULE.logsnr(s))
+    np.testing.assert_allclose(z_s, literal_hop(name, tall(scales)), rtol=1e-8)

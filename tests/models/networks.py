@@ -8,6 +8,7 @@ import numpy as np
 
 from multistep_cm.models.build import build_network
 from multistep_cm.models.mlp import ResidualMLP
+from multistep_cm.models.text import TextKind
 from multistep_cm.models.trunk import Trunk
 
 SIZE, CHANNELS, CLASSES = 8, 3, 4
@@ -20,6 +21,9 @@ SMALL: dict[str, Any] = {
     "head_dim": 8,
     "mlp_ratio": 2,
     "condition_width": 12,
+    "text_width": 12,
+    "text_blocks": 1,
+    "text_head_dim": 6,
     "dropout": 0.0,
     "dropout_resolutions": (),
     "dtype": "float32",
@@ -33,9 +37,13 @@ FAST: dict[str, Any] = {"xla_backend_optimization_level": 0}
 Inputs = tuple[jax.Array, jax.Array, dict[str, jax.Array]]
 
 
-def network(**changes: Any) -> Trunk | ResidualMLP:
+def network(
+    text: TextKind = "none", is_guided: bool = False, **changes: Any
+) -> Trunk | ResidualMLP:
     """The small network with some config keys changed."""
-    return build_network(SMALL | changes, CHANNELS, CLASSES)
+    return build_network(
+        SMALL | changes, CHANNELS, CLASSES, text=text, is_guided=is_guided
+    )
 
 
 def inputs(batch: int = 3, seed: int = 0) -> Inputs:
@@ -54,7 +62,9 @@ def init_shapes(net: Trunk | ResidualMLP, example: Inputs) -> Any:
     ]
 
 
-def random_params(net: Trunk | ResidualMLP, seed: int = 0) -> Any:
+def random_params(
+    net: Trunk | ResidualMLP, seed: int = 0, example: Inputs | None = None
+) -> Any:
     """Parameters drawn at about the size that trained ones have, none of them zero."""
     rng = np.random.default_rng(seed)
 
@@ -63,4 +73,4 @@ def random_params(net: Trunk | ResidualMLP, seed: int = 0) -> Any:
         value = rng.normal(size=leaf.shape) / np.sqrt(fan_in)
         return jnp.asarray(value, leaf.dtype)
 
-    return jax.tree.map(draw, init_shapes(net, inputs(1)))
+    return jax.tree.map(draw, init_shapes(net, example or inputs(1)))

@@ -169,13 +169,13 @@ def test_attention_stays_finite_for_huge_activations() -> None:
 def test_transformer_block_is_the_formula() -> None:
     x, skip, condition = draw(2, 2, 3, 8), draw(2, 2, 3, 8), draw(2, 5)
     module = uvit.TransformerBlock(OPTIONS)
-    p = filled(module, x, condition, skip)
+    p = filled(module, x, layers.Condition(jnp.asarray(condition)), skip)
     h = x + skip
     hidden = swish(dense(p["mlp"]["up"], layer_norm(p["mlp"]["norm"], h)))
     assert hidden.shape[-1] == 16
     h = h + dense(p["mlp"]["down"], film(p["mlp"]["film"], hidden, condition))
     want = h + attention(p["attention"], h, OPTIONS.head_dim)
-    got = run(module, p, x, condition, skip)
+    got = run(module, p, x, layers.Condition(jnp.asarray(condition)), skip)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
@@ -184,13 +184,13 @@ def test_resnet_block_is_the_formula(has_skip: bool) -> None:
     x, condition = draw(2, 4, 4, 8), draw(2, 5)
     skip = draw(2, 4, 4, 8) if has_skip else None
     module = layers.ResNetBlock(OPTIONS)
-    p = filled(module, x, condition, skip)
+    p = filled(module, x, layers.Condition(jnp.asarray(condition)), skip)
     h = group_norm(p["norm_in"], x, groups=2)
     if skip is not None:
         h = (h + group_norm(p["norm_skip"], skip, groups=2)) / np.sqrt(2)
     h = group_norm(p["norm_out"], conv3x3(p["conv_in"], swish(h)), groups=2)
     want = x + conv3x3(p["out"], swish(film(p["film"], h, condition)))
-    got = run(module, p, x, condition, skip)
+    got = run(module, p, x, layers.Condition(jnp.asarray(condition)), skip)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 

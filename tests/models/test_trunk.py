@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from multistep_cm.models.trunk import Level
+from multistep_cm.models.level import Level
 from tests.models.networks import CLASSES, FAST, Inputs, inputs, network, random_params
 
 NAMES = ("unet", "uvit")
