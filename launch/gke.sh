@@ -38,11 +38,15 @@ quoted() {
   word=${word//\\/\\\\}
   word=${word//\"/\\\"}
   word=${word//$'\n'/\\n}
+  word=${word//$'\r'/\\r}
   printf '"%s"' "${word//$'\t'/\\t}"
 }
 
 arguments=""
-for word in "$@"; do arguments+="${arguments:+, }$(quoted "$word")"; done
+# Kubernetes reads $(NAME) in arguments as a variable, and $$ as a dollar.
+for word in "$@"; do
+  arguments+="${arguments:+, }$(quoted "${word//\$/\$\$}")"
+done
 manifest=$(<launch/gke.yaml)
 # Quoted, or bash 5.2 would read & in them as what was matched.
 manifest=${manifest//__NAME__/"$name"}

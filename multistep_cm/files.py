@@ -145,7 +145,7 @@ def read_bytes(path: Path, most_bytes: int) -> bytes:
             raise ValueError(
                 f"it has {size:,} bytes, expected {most_bytes:,} at the most"
             )
-        return file.read(most_bytes)
+        return file.read(size)  # a larger number would be allocated
 
 
 def path_problem(text: str) -> str:

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ BASH = shutil.which("bash") or "bash"
 CHIPS = sorted(path.stem for path in (LAUNCH / "xla_flags").glob("*.txt"))
 # What a shell would tear apart or run, if it were not quoted.
 COMMAND = ["train", "--config=a b.py:x=1", "--workdir=/w/$(touch X);'\"&"]
+COMMAND += ["--config.data.name=$(MULTISTEP_CHIP)$HOME`touch X`\\", "*", "", "$$", "\t"]
 POD = ["--name=n", "--zone=z", "--type=v5litepod-16"]
 
 
@@ -293,6 +295,17 @@ def test_a_job_that_could_not_save_is_not_queued_again(tmp_path: Path) -> None:
     assert [call[0] for call in asked] == ["srun"]
 
 
+def expanded(word: str, variables: Iterable[str]) -> str:
+    """What Kubernetes makes of an argument: $(NAME) a value, $$ a dollar."""
+
+    def value(found: re.Match[str]) -> str:
+        if found[0] == "$$":
+            return "$"
+        return "a value" if found[1] in variables else found[0]
+
+    return re.sub(r"\$\$|\$\(([^)]*)\)", value, word)
+
+
 def test_the_manifest_is_filled_in(tmp_path: Path) -> None:
     yaml = pytest.importorskip("yaml")
     tools = stand_in(tmp_path / "bin", "kubectl", f"cat >{tmp_path}/manifest")
@@ -312,7 +325,8 @@ def test_the_manifest_is_filled_in(tmp_path: Path) -> None:
     assert job_spec["parallelism"] == job_spec["completions"] == 4
     pod_spec = job_spec["template"]["spec"]
     (container,) = pod_spec["containers"]
-    assert container["args"] == COMMAND
+    variables = {variable["name"] for variable in container["env"]}
+    assert [expanded(word, variables) for word in container["args"]] == COMMAND
     assert container["image"] == "i:1"
     assert pod_spec["volumes"][0]["csi"]["volumeAttributes"]["bucketName"] == "bb"
     chips = [variable["value"] for variable in container["env"]]

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import tensorflow_datasets as tfds
 
+from multistep_cm.data.builders.described import check_described, description_files
 from multistep_cm.data.builders.digit_scenes import DigitScenes
 from multistep_cm.data.builders.digits8 import Digits8
 from multistep_cm.errors import UserError
@@ -27,17 +28,37 @@ def open_builder(name: str, directory: str = "") -> tfds.core.DatasetBuilder:
     a directory in which one of our datasets cannot be written.
     """
     data_dir = str(with_home(directory)) if _is_local(directory) else directory
+    if "=" in name or "," in name or "\0" in name:
+        raise UserError(
+            f"config key data.name is {name!r:.100}, expected NAME or NAME/CONFIG, "
+            "with no arguments"
+        )
+    check_described(name, data_dir)
     base, _, variant = name.partition("/")
-    if base in BUILDERS and variant in _variants(BUILDERS[base]):
-        return prepared(BUILDERS[base], data_dir, variant)
+    ours = BUILDERS.get(base)
     try:
+        if ours is not None and variant in _variants(ours):
+            return prepared(ours, data_dir, variant)
         return tfds.builder(name, data_dir=data_dir or None)
     # TFDS says "no such dataset", "no such config" and "no such version" in these.
     except (ValueError, AssertionError) as error:
-        raise UserError(_unknown(name, directory)) from error
+        raise UserError(_unknown(name, directory, data_dir, error)) from error
+    # Its readers of JSON and of protocol buffers raise what they like.
+    except Exception as error:
+        if isinstance(error, UserError) or not any(description_files(name, data_dir)):
+            raise
+        raise UserError(_damaged(name, data_dir, error)) from error
 
 
-def _unknown(name: str, directory: str) -> str:
+def _damaged(name: str, data_dir: str, error: Exception) -> str:
+    return (
+        f"dataset {name!r} in {data_dir or 'the default folder of TFDS'} is damaged: "
+        f"{type(error).__name__}: {_first_line(error)}; delete its folder and prepare "
+        "it again"
+    )
+
+
+def _unknown(name: str, directory: str, data_dir: str, error: Exception) -> str:
     """Why TFDS has no builder of this name, and what comes nearest."""
     if name and is_folder(with_home(name)):
         return (
@@ -48,6 +69,8 @@ def _unknown(name: str, directory: str) -> str:
     base = name.partition("/")[0].partition(":")[0]
     known = {*BUILDERS, *tfds.list_builders(with_community_datasets=False)}
     if base not in known:
+        if any(description_files(name, data_dir)):
+            return _damaged(name, data_dir, error)
         near = difflib.get_close_matches(base, sorted(known), n=3, cutoff=0.0)
         return (
             f"config key data.name is {name!r}, which is no dataset of TFDS or in "
