@@ -6,8 +6,8 @@ Commands:  multistep-cm train --config=configs/images.py:folder=DIR,size=64 --wo
                --config=configs/images.py:folder=DIR,size=64,stage=cd,steps=4
            multistep-cm train --config=configs/images.py:name=cifar10 --workdir=T
 Data:      DIR holds image files, or a folder of them for each class, or both of that in
-           train/ and test/; see "Your own data" in README.md. What TFDS has must be
-           prepared in ArrayRecord format; where it is not, the error says the command.
+           train/ and test/; see docs/data.md. What TFDS has must be prepared in
+           ArrayRecord format; where it is not, the error says the command.
            Its keys: --config.data.image_key, --config.data.label_key (empty: none).
 Hardware:  one GPU or more for 32 pixels and above.
 Expected:  not measured by us; the paper has ImageNet only. The discretisation is the

@@ -19,6 +19,9 @@ from multistep_cm.config import to_json
 from tests.training.tiny import one_device, tiny_config
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "export.md"
+FOLDERS = {"baked": "exported", "beside": "exported_beside"}
+"""Where the document's examples look for what it says to export."""
+
 SAMPLES = 100
 NEEDED = [
     *["jax", "jaxlib", "numpy", "ml_dtypes", "opt_einsum", "scipy"],
@@ -89,7 +92,7 @@ def test_the_example_draws_the_samples_of_sample(
 ) -> None:
     """docs/export.md as it stands; the same bits as `sample`."""
     expected = sampled(teacher_workdir, tmp_path / "expected.npz")
-    where = f"--output={tmp_path / 'exported'}"
+    where = f"--output={tmp_path / FOLDERS[weights]}"
     export(f"--workdir={teacher_workdir}", where, f"--weights={weights}")
     assert run_bare(example(weights), bare, tmp_path) == ""
     with np.load(tmp_path / "samples.npz") as found:

@@ -78,6 +78,9 @@ SMALL = (*DIGITS, *NETWORK, *STEPS, *LITTLE)
 """Overrides with which a run on the digits takes a second."""
 
 IMAGES = (*NETWORK, *STEPS, *LITTLE, *keys(data__image_size=8, data__num_threads=1))
+PHOTOS = (("PATH", "photos"),)
+"""A folder that is there from the start."""
+
 MEASURE = ("--num_images=70",)
 FID = ("--num_images=72",)
 WEIGHTS = "multistep-cm evaluate *inception_weights=*.pth"
@@ -99,16 +102,19 @@ def train(pattern: str, folder: str, *more: str, **fields: Any) -> Run:
     )
 
 
+STUDENT = "multistep-cm train --config=configs/digits.py:stage=cd,steps"
 FOLDERS = {
-    folder: (
-        f"multistep-cm train --config=configs/digits.py:stage=cd,steps={steps} "
-        f"--workdir={folder} --config.teacher.workdir=runs/teacher",
-        *SMALL,
-    )
-    for folder, steps in (("runs/cd8", 8), ("runs/cd1", 1))
+    "runs/cd8": ("runs/quickstart/teacher", f"{STUDENT}=8"),
+    "runs/cd1": ("runs/quickstart/teacher", f"{STUDENT}=1"),
+    "runs/quickstart/teacher": (
+        "",
+        "multistep-cm train --config=configs/digits.py:stage=teacher",
+    ),
+    "runs/quickstart/cd4": ("runs/quickstart/teacher", f"{STUDENT}=4"),
 }
-"""Runs that a reader has and no document makes: a command, and words appended."""
+"""Runs that a reader has from elsewhere: the teacher's folder, and what makes them."""
 
+QUICKSTART = ("runs/quickstart/teacher", "runs/quickstart/cd4")
 TEACHER, CD4 = "runs/teacher/config.json", "runs/cd4/config.json"
 
 RUNS = (
@@ -116,6 +122,11 @@ RUNS = (
     train("*stage=cd,steps=4 --workdir=runs/cd4 *", "runs/cd4", needs=(TEACHER,)),
     train("*--workdir=runs/guided4 *", "runs/guided4", needs=(TEACHER,)),
     train("*--workdir=runs/averages *", "runs/averages"),
+    train(
+        "*--workdir=runs/quickstart/cd16 *",
+        "runs/quickstart/cd16",
+        needs=("runs/quickstart/teacher",),
+    ),
     train(
         "*--workdir=runs/sharded *",
         "runs/sharded",
@@ -133,10 +144,35 @@ RUNS = (
         slow=True,
     ),
     Run(
-        "multistep-cm train --config=configs/images.py:folder=PATH,size=64 *",
+        "multistep-cm train *images.py:folder=PATH,size=64 --workdir=runs/mine",
         IMAGES,
-        (("PATH", "photos"),),
-        ("photos",),
+        PHOTOS,
+        leaves=("runs/mine/config.json",),
+    ),
+    Run(
+        "multistep-cm train *images.py:folder=PATH,size=64 --workdir=runs/wide *",
+        IMAGES,
+        PHOTOS,
+    ),
+    Run(
+        "multistep-cm train *images.py:folder=PATH,size=64,stage=cd,* *",
+        IMAGES,
+        PHOTOS,
+        needs=("runs/mine/config.json",),
+        leaves=("runs/mine4/checkpoints/2",),
+        slow=True,
+    ),
+    Run(
+        "multistep-cm train *images.py:name=squares,*",
+        IMAGES,
+        needs=("datasets/squares",),
+        leaves=("runs/squares/checkpoints/2",),
+    ),
+    Run(
+        "*class Squares(*",
+        document="docs/data.md",
+        leaves=("datasets/squares",),
+        as_process=True,
     ),
     Run(
         "multistep-cm train --config=configs/images.py:name=cifar10,*",
@@ -208,8 +244,26 @@ RUNS = (
     ),
     Run(
         "multistep-cm report --workdir runs/quickstart/[*]/ --output=report.html",
-        needs=("runs/quickstart/report.html",),
+        needs=QUICKSTART,
         leaves=("report.html",),
+    ),
+    Run(
+        "multistep-cm report --workdir runs/quickstart/[*]/ --output=all.html",
+        needs=QUICKSTART,
+        leaves=("all.html",),
+        slow=True,
+    ),
+    Run(
+        "multistep-cm sample --workdir=runs/quickstart/cd4 *",
+        MEASURE,
+        needs=("runs/quickstart/cd4",),
+        leaves=("digits.png",),
+    ),
+    Run(
+        "multistep-cm evaluate --workdir=runs/quickstart/teacher *",
+        MEASURE,
+        needs=("runs/quickstart/teacher",),
+        says="teacher_heun",
         slow=True,
     ),
     Run(
@@ -218,9 +272,9 @@ RUNS = (
         leaves=("exported/sampler.jaxexport",),
     ),
     Run(
-        "multistep-cm export --workdir=runs/teacher *--weights=beside",
+        "multistep-cm export --workdir=runs/teacher *--weights=beside *",
         needs=(TEACHER,),
-        leaves=("runs/teacher/export/weights.safetensors",),
+        leaves=("exported_beside/weights.safetensors",),
         slow=True,
     ),
     Run(
@@ -230,7 +284,7 @@ RUNS = (
     ),
     Run(
         "multistep-cm plan *--topology=v5e:8x8",
-        (*SMALL, "--topology=cpu:2"),
+        (*SMALL, *keys(model__dropout_resolutions="()"), "--topology=cpu:2"),
         says="cpu:2",
         as_process=True,
         slow=True,
@@ -315,7 +369,7 @@ RUNS = (
     Run(
         "*sampler(weights, *",
         document="docs/export.md",
-        needs=("runs/teacher/export/weights.safetensors",),
+        needs=("exported_beside/weights.safetensors",),
         leaves=("samples.npz",),
         slow=True,
     ),
@@ -332,7 +386,14 @@ RUNS = (
         as_process=True,
         slow=True,
     ),
-    Run("bash launch/test.sh", needs=(), says="passed", as_process=True, slow=True),
+    Run(
+        "bash launch/quickstart.sh --workdir=runs/trial *",
+        SMALL,
+        leaves=("runs/trial/results.json", "runs/trial/report.html"),
+        as_process=True,
+        slow=True,
+    ),
+    Run("bash launch/test.sh", says="passed", as_process=True, slow=True),
     Run("bash launch/test.sh --slow", says="passed", as_process=True, slow=True),
     Run(
         "bash launch/test.sh tests/diffusion -x",

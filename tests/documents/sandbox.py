@@ -23,7 +23,7 @@ from PIL import Image
 from multistep_cm.commands.main import main
 from multistep_cm.evaluation import classifier
 from tests.documents.blocks import ROOT, Command, all_commands
-from tests.documents.runs import FOLDERS, RUNS, Run
+from tests.documents.runs import FOLDERS, RUNS, SMALL, Run
 
 COPIED = ("launch", "configs", "docs")
 FILES = ("README.md", "pyproject.toml", "setup.py")
@@ -94,10 +94,13 @@ class Sandbox:
         if (self.root / name).exists():
             return
         if name in FOLDERS:
-            self._ensure("runs/teacher/config.json")
-            text, *appended = FOLDERS[name]
+            teacher, text = FOLDERS[name]
+            words = [*shlex.split(text), f"--workdir={name}", *SMALL]
+            if teacher:
+                self._ensure(teacher)
+                words.append(f"--config.teacher.workdir={teacher}")
             with contextlib.chdir(self.root):
-                in_process([*shlex.split(text), *appended])
+                in_process(words)
             return
         (row,) = [row for row in RUNS if name in row.leaves]
         command = next(one for one in all_commands() if row.is_of(one))
@@ -108,7 +111,9 @@ class Sandbox:
         for old, new in run.replaced:
             assert old in text, f"{text} does not hold {old}"
             text = text.replace(old, new)
-        if command.block.language == "python":
+        if command.block.language == "python" and run.as_process:
+            text = shlex.join(["python", "-c", text])
+        elif command.block.language == "python":
             return run_python(text)
         if run.way == "parsed only":
             return parse(shlex.split(text))
