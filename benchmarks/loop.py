@@ -1,0 +1,173 @@
+"""What the train loop costs beside its steps: `python -m benchmarks.loop`.
+
+The same compiled step in turns: alone, on one batch that stays on the device, and in
+the loop of `multistep-cm train` with data, metrics, TensorBoard, progress line and
+checkpoints. On a CPU the host's work takes the step's own cores, so that CPU-seconds
+count all of it, hidden or not.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import jax
+from ml_collections import ConfigDict
+
+from multistep_cm.config import load_config
+from multistep_cm.errors import UserError
+from multistep_cm.files import write_text
+from multistep_cm.sharding.mesh import make_mesh
+from multistep_cm.training import loop, setup
+
+SPECIFICATION = "configs/digits.py:stage=teacher"
+UVIT = {
+    "model.name": "uvit",
+    "model.channels": "(64, 256)",
+    "model.blocks": "(1, 4)",
+    "model.attention_resolutions": "(4,)",
+    "training.batch_size": "128",
+    "sampling.num_previews": "0",
+}
+"""A U-ViT: matrix products, which a CPU does at full speed, so that host work shows."""
+
+WARM_UP = 4
+Seconds: TypeAlias = dict[str, list[float]]
+
+
+class Timed:
+    """A compiled step that remembers when it was called; CPU and wall clock."""
+
+    def __init__(self, compiled: Callable[..., Any]) -> None:
+        self._compiled = compiled
+        self.calls: list[tuple[float, float]] = []
+
+    def __call__(self, *arguments: Any) -> Any:
+        """The step."""
+        self.calls.append((time.process_time(), time.perf_counter()))
+        return self._compiled(*arguments)
+
+    def seconds_per_step(self) -> tuple[float, float]:
+        """(CPU, wall) seconds between calls, the first ones not counted."""
+        first, last = self.calls[WARM_UP], self.calls[-1]
+        number = len(self.calls) - 1 - WARM_UP
+        return (last[0] - first[0]) / number, (last[1] - first[1]) / number
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print the table and write the numbers; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.loop",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", default=SPECIFICATION)
+    parser.add_argument("--steps", type=int, default=100, help="of each turn")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", default="runs/loop.json")
+    args = parser.parse_args(argv)
+    try:
+        if args.steps < 2 * WARM_UP:
+            raise UserError(f"--steps is {args.steps}, expected at least {2 * WARM_UP}")
+        config = load_config(args.config, {**UVIT, **turn_settings(args.steps)})
+        cpu, wall = measure(config, args.rounds)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(table(cpu, wall))
+    device = jax.devices()[0].device_kind
+    record = {"device": device, "cores": os.cpu_count(), "jax": jax.__version__}
+    record |= {"cpu_seconds": cpu, "wall_seconds": wall}
+    write_text(Path(args.output), json.dumps(record, indent=2) + "\n")
+    print(f"wrote {args.output}")
+    return 0
+
+
+def turn_settings(steps: int) -> dict[str, str]:
+    """Metrics every ten steps and a checkpoint in the middle of each turn."""
+    return {
+        "training.num_steps": str(steps),
+        "training.log_every": "10",
+        "checkpoint.every_steps": str(steps // 2),
+    }
+
+
+def measure(config: ConfigDict, rounds: int) -> tuple[Seconds, Seconds]:
+    """(CPU, wall) seconds of a step of every turn, alone and in the loop."""
+    mesh = make_mesh(config.mesh)
+    frozen = setup.freeze(config, mesh, None)
+    compiled = setup.build_step(config, mesh, frozen)
+    cpu: Seconds = {"alone": [], "in the loop": []}
+    wall: Seconds = {"alone": [], "in the loop": []}
+    for _ in range(rounds):
+        for name, turn in (("alone", alone), ("in the loop", in_the_loop)):
+            timed = Timed(compiled)
+            turn(config, timed)
+            by_cpu, by_wall = timed.seconds_per_step()
+            cpu[name].append(by_cpu)
+            wall[name].append(by_wall)
+    return cpu, wall
+
+
+def alone(config: ConfigDict, step: Timed) -> None:
+    """Steps on one batch, as far ahead of the device as the loop goes."""
+    mesh = make_mesh(config.mesh)
+    frozen = setup.freeze(config, mesh, None)
+    state = setup.init_state(config, mesh, None)
+    data = setup.open_data(config, mesh)
+    batch = next(data)
+    data.close()
+    pending: list[Any] = []
+    for _ in range(config.training.num_steps):
+        if len(pending) >= loop.MAX_IN_FLIGHT:
+            jax.block_until_ready(pending[-loop.MAX_IN_FLIGHT])
+        state, metrics = step(state, batch, frozen)
+        pending.append(metrics)
+    jax.block_until_ready(state)
+
+
+def in_the_loop(config: ConfigDict, step: Timed) -> None:
+    """A whole run in a new folder, with this step in the place of its own."""
+    own = setup.build_step
+    setup.build_step = lambda *_: step  # type: ignore[assignment, return-value]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            loop.train(config, Path(folder, "run"))
+    finally:
+        setup.build_step = own
+
+
+def table(cpu: Seconds, wall: Seconds) -> str:
+    """A row for each, and what the loop adds."""
+    lines = [
+        "| steps | CPU-ms a step (least .. most) | wall ms a step |",
+        "|---|---|---|",
+    ]
+    for name, taken in cpu.items():
+        middle = statistics.median(taken) * 1e3
+        least, most = min(taken) * 1e3, max(taken) * 1e3
+        clock = statistics.median(wall[name]) * 1e3
+        lines.append(
+            f"| {name} | {middle:.1f} ({least:.1f} .. {most:.1f}) | {clock:.1f} |"
+        )
+    by_cpu, by_wall = (
+        [b / a - 1 for a, b in zip(*seconds.values(), strict=True)]
+        for seconds in (cpu, wall)
+    )
+    lines += [
+        "",
+        f"The loop adds {statistics.median(by_cpu):.1%} of CPU time, the median of "
+        f"{len(by_cpu)} turns ({min(by_cpu):.1%} .. {max(by_cpu):.1%}), and "
+        f"{statistics.median(by_wall):.1%} of wall clock.",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
