@@ -11,7 +11,7 @@ import pytest
 
 from multistep_cm.commands.main import COMMANDS, split_overrides
 from multistep_cm.config import load_config
-from tests.documents.blocks import all_commands, simple_commands
+from tests.documents.blocks import all_commands, said_in_passing, simple_commands
 from tests.documents.sandbox import parse
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +32,14 @@ def commands() -> Iterator[list[str]]:
 
 
 ALL = [pytest.param(words, id=" ".join(words)[:70]) for words in commands()]
+
+
+IN_PASSING = sorted({text for path in DOCUMENTS for text in said_in_passing(path)})
+
+
+@pytest.mark.parametrize("text", IN_PASSING)
+def test_a_command_in_passing_would_be_understood(text: str) -> None:
+    test_a_command_would_be_understood(shlex.split(text))
 
 
 def test_there_are_commands() -> None:

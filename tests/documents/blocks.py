@@ -132,6 +132,20 @@ def simple_commands(text: str) -> list[str]:
     return [part for part in stripped if part and not part.startswith("for ")]
 
 
+def said_in_passing(path: Path) -> list[str]:
+    """Commands in the prose, and after the $ of a transcript: not to be typed as is.
+
+    Those with ".." stand for others and are left out, as are names without an option.
+    """
+    text = path.read_text()
+    spans = re.findall(
+        r"`((?:python -m benchmarks\.|multistep-cm \w+ -)[^`\n]*)`", text
+    )
+    joined = re.sub(r"[ \t]*\\\n[ \t]*", " ", text)
+    transcripts = re.findall(r"^\$ (.*)$", joined, re.MULTILINE)
+    return [found for found in [*spans, *transcripts] if ".." not in found]
+
+
 def all_commands() -> list[Command]:
     """Of all documents, in the order in which they stand there."""
     return [
