@@ -53,8 +53,7 @@ class SaveError(UserError):
 class _Manager(ocp.CheckpointManager):
     """Orbax's manager, which leaves the question of a stop to the train loop.
 
-    Its own question to JAX counts steps, the loop's counts rounds: JAX would take one
-    count for the other and stop the processes never, or at different steps.
+    It would ask JAX's preemption service, which is off (`sharding/stopping.py`).
     """
 
     def reached_preemption(self, step: int) -> bool:

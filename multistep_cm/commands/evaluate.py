@@ -41,6 +41,9 @@ if TYPE_CHECKING:  # `--help` does not wait for JAX
     from multistep_cm.evaluation.results import Row
     from multistep_cm.generation import SamplingOptions
 
+STOPPED = "rows measured so far are kept; the same command goes on"
+"""Said when SIGTERM ends it."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `evaluate`."""

@@ -27,6 +27,9 @@ if TYPE_CHECKING:  # `--help` does not wait for JAX
 DEFAULT_PLATFORMS = "cpu,cuda,tpu"
 ONE_DEVICE = {"data": 1, "fsdp": 1, "tensor": 1}
 
+STOPPED = "a file is written whole or not at all; the same command writes it"
+"""Said when SIGTERM ends it."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `export`."""

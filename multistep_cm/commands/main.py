@@ -1,8 +1,8 @@
 """`multistep-cm COMMAND --help`: the command line.
 
-Every command is a module with `SUMMARY`, `add_arguments(parser)` and
-`run(arguments, overrides) -> int`, imported only when it is called, so that `--help`
-does not wait for JAX.
+Every command is a module with `add_arguments(parser)`, `run(arguments, overrides) ->
+int` and, if SIGTERM may end it anywhere, the sentence `STOPPED` that is said then. It
+is imported only when it is called, so that `--help` does not wait for JAX.
 """
 
 import argparse
@@ -53,11 +53,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(parser)
-        status: int = module.run(parser.parse_args(rest), overrides)
+        arguments = parser.parse_args(rest)
+        # With a sentence SIGTERM may end the command anywhere; train asks itself.
+        ends = getattr(module, "STOPPED", None)
+        if ends is None:
+            return int(module.run(arguments, overrides))
+        from multistep_cm.sharding.stopping import Stopping
+
+        sentence = f"multistep-cm {name}: stopped by SIGTERM: {ends}"
+        with Stopping(sentence) as stopping:
+            return int(module.run(arguments, overrides))
+        return stopping.status
     except UserError as error:
         print(f"multistep-cm {name}: {error}", file=sys.stderr)
         return 2
-    return status
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:

@@ -19,6 +19,9 @@ from multistep_cm.commands.arguments import as_path
 from multistep_cm.errors import UserError
 from multistep_cm.files import is_folder
 
+STOPPED = "a plan is written whole or not at all; the same command makes it"
+"""Said when SIGTERM ends it."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `plan`."""

@@ -45,7 +45,6 @@ def add_process_arguments(parser: argparse.ArgumentParser) -> None:
 def start(
     arguments: argparse.Namespace,
     overrides: Mapping[str, str],
-    stops_in_order: bool = False,
 ) -> None:
     """Meet the other processes, if there are any; call it before anything of JAX.
 
@@ -66,7 +65,6 @@ def start(
             arguments.process_id,
             arguments.heartbeat_timeout,
             arguments.start_timeout,
-            stops_in_order,
         )
     )
     options = {name: v for name, v in vars(arguments).items() if name not in OWN}

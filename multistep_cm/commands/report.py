@@ -19,6 +19,9 @@ from multistep_cm.commands.arguments import MOST_IMAGES, as_path, as_seed, whole
 from multistep_cm.errors import UserError
 from multistep_cm.files import is_folder
 
+STOPPED = "a page is written whole or not at all; the same command writes it"
+"""Said when SIGTERM ends it."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `report`."""

@@ -34,6 +34,9 @@ if TYPE_CHECKING:  # `--help` does not wait for JAX
 
     from multistep_cm.generation import SamplingOptions, Wanted
 
+STOPPED = "a file is written whole or not at all; the same command writes it"
+"""Said when SIGTERM ends it."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sample`."""

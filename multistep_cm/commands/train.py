@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Train; 0 when the run is finished or was stopped in order."""
-    start(arguments, overrides, stops_in_order=not arguments.compile_only)
+    start(arguments, overrides)
     from multistep_cm.config import load_config
     from multistep_cm.sharding.agreement import together
     from multistep_cm.sharding.distributed import say

@@ -13,6 +13,9 @@ from multistep_cm.commands.arguments import as_path
 from multistep_cm.commands.processes import add_process_arguments, start
 from multistep_cm.errors import UserError
 
+STOPPED = "not all checkpoints were checked; nothing was changed"
+"""Said when SIGTERM ends it."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `verify`."""

@@ -1,16 +1,12 @@
-"""This process among others: how they start, who writes files, when all stop."""
+"""This process among others: how they start, who writes files."""
 
-import contextlib
 import dataclasses
 import importlib.util
-import itertools
 import os
-import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 
 import jax
 import numpy as np
@@ -38,8 +34,6 @@ class ProcessOptions:
         heartbeat_seconds: a process that is silent for so long counts as dead, and
             the others end.
         start_seconds: how long a process waits for the others at the start.
-        stops_in_order: SIGTERM becomes a question that all processes answer at the
-            same step (`stop_requests`), instead of ending the process.
     """
 
     coordinator: str | None = None
@@ -47,7 +41,6 @@ class ProcessOptions:
     process_id: int | None = None
     heartbeat_seconds: int = 100
     start_seconds: int = 300
-    stops_in_order: bool = False
 
 
 def find_cluster(variables: Mapping[str, str]) -> str:
@@ -94,8 +87,8 @@ def start_processes(options: ProcessOptions) -> None:
         return
     if named:
         _await_coordinator(options)
-    # A question needs somebody who asks: without, SIGTERM must end the process.
-    jax.config.update("jax_enable_preemption_service", options.stops_in_order)
+    # SIGTERM is the matter of `stopping.py`; JAX would keep it for itself.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             options.coordinator,
@@ -203,36 +196,3 @@ def to_host(array: jax.Array) -> np.ndarray:
     if not array.is_fully_addressable and not array.is_fully_replicated:
         array = multihost_utils.process_allgather(array, tiled=True)
     return np.asarray(array)
-
-
-@contextlib.contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn SIGTERM into a question: yields `requested() -> bool`.
-
-    The signal is remembered, also while a compilation or an evaluation runs, and the
-    caller stops at the next point where nothing is lost. Signals can be caught in the
-    main thread only; elsewhere the answer is always no.
-
-    With `jax.distributed` a signal to any process is one to all: every process asks
-    once a round, and all get the same answer in the same round. Once a program: JAX
-    counts the questions from the start.
-    """
-    if jax.distributed.is_initialized():
-        # JAX agrees on "the round after the furthest that anybody has asked for".
-        rounds = itertools.count(1)
-        yield lambda: multihost_utils.reached_preemption_sync_point(next(rounds))
-        return
-    received: list[int] = []
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-
-    try:
-        previous = signal.signal(signal.SIGTERM, remember)
-    except ValueError:
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(received)
-    finally:
-        signal.signal(signal.SIGTERM, previous)

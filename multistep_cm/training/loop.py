@@ -17,7 +17,8 @@ from multistep_cm.data.pipeline import DataIterator
 from multistep_cm.errors import UserError
 from multistep_cm.reporting.metrics import Writer, open_writer
 from multistep_cm.reporting.progress import Progress, progress
-from multistep_cm.sharding.distributed import is_main_process, say, stop_requests
+from multistep_cm.sharding.distributed import is_main_process, say
+from multistep_cm.sharding.stopping import Stopping
 from multistep_cm.training import setup
 from multistep_cm.training.late_metrics import LateMetrics
 from multistep_cm.training.preview import Preview
@@ -29,6 +30,12 @@ MAX_IN_FLIGHT = 2
 """Calls that the host may dispatch ahead of the device."""
 
 
+STOPPED_EARLY = (
+    "stopped by SIGTERM before a step was made: there is nothing to save; the same "
+    "command continues"
+)
+
+
 class TrainingDivergedError(UserError):
     """Loss or gradient was not finite."""
 
@@ -37,36 +44,44 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     """Train what the config says, going on from the newest checkpoint in `workdir`.
 
     Returns whether the run is finished: False means that SIGTERM came, the state was
-    saved and the same command continues.
+    saved and the same command continues. Before the first step there is nothing to
+    save: then the run ends at once, even while it compiles.
 
     Raises UserError before any compilation for what can be known to be wrong, and
     TrainingDivergedError when loss or gradient is not finite.
     """
-    with stop_requests() as stop_requested:
-        mesh = setup.check_run(config, workdir)
-        with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
-            teacher = setup.load_teacher(config, mesh)
-            restored = setup.restore_state(checkpoints, config, mesh)
-            data = setup.open_data(config, mesh)
-            if restored is None:
-                state = setup.init_state(config, mesh, teacher)
-            else:
-                state, data_state = restored
-                data.restore(data_state)
-                say(f"resumed {workdir} at step {int(state.step)}")
-            start = int(state.step)
-            setup.check_start(config, start, int(state.skipped))
-            frozen = setup.freeze(config, mesh, teacher)
-            setup.describe_network(state.params, workdir)
-            resumed = start if restored else None
-            writer = open_writer(workdir, resumed, is_main_process())
-            run = Run(config, mesh, workdir, checkpoints, data, writer, stop_requested)
-            preview = Preview(config, workdir, mesh, writer)
-            try:
-                return run.steps(state, start, frozen, preview)
-            finally:
-                data.close()
-                writer.close()
+    with Stopping(STOPPED_EARLY, status=0) as stopping:
+        return _train(config, workdir, stopping.requested)
+    return False
+
+
+def _train(
+    config: ConfigDict, workdir: Path, stop_requested: Callable[[], bool]
+) -> bool:
+    mesh = setup.check_run(config, workdir)
+    with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
+        teacher = setup.load_teacher(config, mesh)
+        restored = setup.restore_state(checkpoints, config, mesh)
+        data = setup.open_data(config, mesh)
+        if restored is None:
+            state = setup.init_state(config, mesh, teacher)
+        else:
+            state, data_state = restored
+            data.restore(data_state)
+            say(f"resumed {workdir} at step {int(state.step)}")
+        start = int(state.step)
+        setup.check_start(config, start, int(state.skipped))
+        frozen = setup.freeze(config, mesh, teacher)
+        setup.describe_network(state.params, workdir)
+        resumed = start if restored else None
+        writer = open_writer(workdir, resumed, is_main_process())
+        run = Run(config, mesh, workdir, checkpoints, data, writer, stop_requested)
+        preview = Preview(config, workdir, mesh, writer)
+        try:
+            return run.steps(state, start, frozen, preview)
+        finally:
+            data.close()
+            writer.close()
 
 
 class Run:

@@ -4,6 +4,7 @@ import functools
 import json
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,6 +15,7 @@ import pytest
 
 from multistep_cm import config as configs
 from multistep_cm.checkpoints import Checkpoints
+from multistep_cm.commands.evaluate import STOPPED
 from multistep_cm.commands.main import main
 from multistep_cm.evaluation import classifier, evaluate
 from multistep_cm.sharding.mesh import make_mesh
@@ -147,23 +149,31 @@ def test_one_call_measures_all_and_the_next_nothing(
     assert [row["steps"] for row in results(teacher)["rows"]] == [2, 8, 4]
 
 
-def test_a_call_that_was_killed_goes_on(
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_call_that_was_stopped_goes_on(
     runs: Runs,
     measure: Measure,
     sampled: list[tuple[str, int]],
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
 ) -> None:
     generate = vars(evaluate)["compile_generator"]
 
-    def killed(config: Any, way: Any, *others: Any) -> Any:
+    def stopped(config: Any, way: Any, *others: Any) -> Any:
         if way.num_steps == 4:
-            raise KeyboardInterrupt
+            signal.raise_signal(number)
         return generate(config, way, *others)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate, "compile_generator", killed)
-        with pytest.raises(KeyboardInterrupt):
-            measure("--num_steps=2,4")
+        patch.setattr(evaluate, "compile_generator", stopped)
+        if number == signal.SIGINT:
+            with pytest.raises(KeyboardInterrupt):
+                measure("--num_steps=2,4")
+        else:
+            assert measure("--num_steps=2,4") == 143
+            said = capsys.readouterr().err.splitlines()[-1]
+            assert said == f"multistep-cm evaluate: stopped by SIGTERM: {STOPPED}"
     first = results(runs[0])["rows"]
     assert [row["steps"] for row in first] == [2]
     assert measure("--num_steps=2,4") == 0

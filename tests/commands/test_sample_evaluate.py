@@ -2,6 +2,7 @@
 
 import functools
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,30 @@ def test_samples_as_the_adm_evaluator_reads_them(
     assert (images.shape, images.dtype) == ((21, 8, 8, 1), np.uint8)
     np.testing.assert_array_equal(labels, np.arange(21) % 10)
     assert len(np.unique(images.reshape(21, -1), axis=0)) == 21
+
+
+def test_sigterm_leaves_no_half_of_a_file(
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output = tmp_path / "grid.png"
+
+    def save(image: Image.Image, path: Path, **_: Any) -> None:
+        path.write_bytes(b"half of a picture")
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("the signal was not noticed")
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    words = [f"--workdir={run}", f"--output={output}", "--num_images=21"]
+    assert main(["sample", *words, "--num_steps=3"]) == 143
+    said = capsys.readouterr()
+    assert "wrote" not in said.out
+    assert said.err.splitlines()[-1].startswith(
+        "multistep-cm sample: stopped by SIGTERM: a file is written whole or not at all"
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_image_depends_on_seed_label_and_index_only(

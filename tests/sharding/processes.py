@@ -57,7 +57,7 @@ def named(
         f"--coordinator={address}",
         f"--num_processes={number}",
         f"--process_id={process}",
-        f"--heartbeat_timeout={HEARTBEAT}",
+        f"--heartbeat_timeout={heartbeat}",
         "--start_timeout=120",
     ]
 

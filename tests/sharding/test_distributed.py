@@ -1,9 +1,6 @@
-"""Stop requests, and what a process says and reads."""
+"""What a process says, reads and gathers."""
 
 import json
-import os
-import signal
-import threading
 from collections.abc import Callable
 
 import jax
@@ -18,38 +15,8 @@ from multistep_cm.sharding.agreement import (
     main_first,
     together,
 )
-from multistep_cm.sharding.distributed import say, stop_requests, to_host
+from multistep_cm.sharding.distributed import say, to_host
 from multistep_cm.sharding.mesh import batch_sharding, make_mesh
-
-
-def test_sigterm_becomes_a_question_and_its_handler_comes_back() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with stop_requests() as requested:
-        assert not requested()
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert requested()
-        assert requested()
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_each_use_starts_unasked() -> None:
-    with stop_requests():
-        os.kill(os.getpid(), signal.SIGTERM)
-    with stop_requests() as requested:
-        assert not requested()
-
-
-def test_in_a_thread_the_answer_is_no() -> None:
-    answers = []
-
-    def work() -> None:
-        with stop_requests() as requested:
-            answers.append(requested())
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert answers == [False]
 
 
 def test_a_cut_array_comes_whole(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -31,12 +32,15 @@ def single() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def training_process(config: ConfigDict, workdir: Path) -> Iterator[subprocess.Popen]:
+def training_process(
+    config: ConfigDict, workdir: Path, **variables: str
+) -> Iterator[subprocess.Popen]:
     """`multistep-cm train` in a process of its own, which has one device."""
     arguments = ["--config=configs/digits.py", f"--workdir={workdir}", *flags(config)]
     process = subprocess.Popen(
         [sys.executable, "-m", "multistep_cm", "train", *arguments],
         cwd=ROOT,
+        env={**os.environ, **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -111,19 +115,37 @@ def test_sigterm_from_outside_ends_in_order(
         digits_directory, training__num_steps=10**6, checkpoint__every_steps=10**6
     )
     with training_process(config, tmp_path) as process:
-        assert process.stdout is not None
-        said = ""
-        # Sent as soon as it compiles: it comes then, or some steps later.
-        while "compiling the train step" not in said:
-            line = process.stdout.readline()
-            assert line, said
-            said += line
+        # Saved before the first step: from here on there is something to lose.
+        wait_for(process, (tmp_path / "checkpoints" / "0").is_dir)
         process.send_signal(signal.SIGTERM)
-        said += process.communicate(timeout=PATIENCE)[0]
-        assert process.returncode == 0
+        said = process.communicate(timeout=PATIENCE)[0]
+        assert process.returncode == 0, said
     assert "Traceback" not in said
     (sentence,) = [line for line in said.splitlines() if "stopped by SIGTERM" in line]
     assert sentence.endswith("saved; the same command continues")
     step = int(sentence.partition("at step ")[2].partition(":")[0])
     assert (tmp_path / "checkpoints" / str(step)).is_dir()
     assert json.loads((tmp_path / "config.json").read_text())["method"] == "denoising"
+
+
+def test_sigterm_while_compiling_ends_at_once(
+    digits_directory: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(digits_directory, training__num_steps=10**6)
+    with training_process(
+        config, tmp_path, JAX_ENABLE_COMPILATION_CACHE="false"
+    ) as process:
+        assert process.stdout is not None
+        said = ""
+        while "compiling the train step" not in said:
+            line = process.stdout.readline()
+            assert line, said
+            said += line
+        process.send_signal(signal.SIGTERM)
+        said += process.communicate(timeout=PATIENCE)[0]
+        assert process.returncode == 0, said
+    *_, sentence = said.splitlines()
+    assert sentence.startswith("stopped by SIGTERM before a step was made")
+    assert "Traceback" not in said
+    # Nothing was saved, and nothing is half saved.
+    assert not list((tmp_path / "checkpoints").iterdir())
