@@ -103,7 +103,6 @@ def measure(
             results[name] = {**ask(name, workers[name], ""), "steps": []}
         for number in range(WARM_UP + rounds):
             for name, process in workers.items():
-                # A side that has waited finds its memory cold, as no run does.
                 ask(name, process, "step\n")
                 taken = ask(name, process, "step\n")
                 if number >= WARM_UP:
