@@ -28,7 +28,9 @@ _ROOT = math.sqrt(2.0)
 POINTS = (0.0, 1 / _ROOT, -1 / _ROOT, _ROOT, -_ROOT)
 FEWEST_FEATURES = 32
 """With fewer, the transforms cost what the products save."""
-LONGEST_SUM = 256
+CACHE = 24 * 1024
+"""Numbers of one of the 36 products that are worked on at once. All 36 are then 3.5 MB:
+more goes to memory and back between the transforms and the products."""
 
 
 Matrix: TypeAlias = list[list[float]]
@@ -83,21 +85,53 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Cross-correlation of the size of x: [batch, height, width, outputs]."""
     both = jnp.asarray(G_TWICE, kernel.dtype)
     products = (both @ kernel.reshape(TAPS**2, -1)).reshape(-1, *kernel.shape[2:])
-    return _assemble(jnp.matmul(_windows(x), products), *x.shape[:3])
+    inputs, outputs = kernel.shape[2:]
+
+    def convolve_group(x: jax.Array) -> jax.Array:
+        return _assemble(jnp.matmul(_windows(x), products), *x.shape[:3])
+
+    images = group_size(x.shape, inputs + outputs, inputs * outputs)
+    if images == x.shape[0]:
+        return convolve_group(x)
+    y = jax.lax.map(convolve_group, x.reshape(-1, images, *x.shape[1:]))
+    return y.reshape(*x.shape[:3], outputs)
 
 
 def to_kernel(x: jax.Array, cotangent: jax.Array) -> jax.Array:
     """The transpose of `kernel -> convolve(x, kernel)`: [3, 3, inputs, outputs]."""
-    windows, tiles = _windows(x), _spread(cotangent)
-    # Sums that fit a cache: long ones are read across and take twice as long.
-    parts = windows.shape[1] // math.gcd(windows.shape[1], LONGEST_SUM)
-    windows, tiles = (
-        side.reshape(WINDOW**2, parts, -1, side.shape[-1]) for side in (windows, tiles)
-    )
-    products = jnp.einsum("tpnc,tpnk->tpck", windows, tiles).sum(1)
+    shape = (x.shape[-1], cotangent.shape[-1])
+
+    def products_of(x: jax.Array, cotangent: jax.Array) -> jax.Array:
+        return jnp.einsum("tnc,tnk->tck", _windows(x), _spread(cotangent))
+
+    images = group_size(x.shape, sum(shape), 0)
+    if images == x.shape[0]:
+        products = products_of(x, cotangent)
+    else:
+        groups = [side.reshape(-1, images, *side.shape[1:]) for side in (x, cotangent)]
+        products, _ = jax.lax.scan(
+            lambda total, group: (total + products_of(*group), None),
+            jnp.zeros((WINDOW**2, *shape), x.dtype),
+            groups,
+        )
     both = jnp.asarray(G_TWICE, x.dtype)
     kernel = both.T @ products.reshape(WINDOW**2, -1)
-    return kernel.reshape(TAPS, TAPS, *products.shape[1:])
+    return kernel.reshape(TAPS, TAPS, *shape)
+
+
+def group_size(x_shape: Sequence[int], per_tile: int, fixed: int) -> int:
+    """How many images are worked on at once: as many as fit the cache, at least one.
+
+    per_tile: numbers that each of 36 products reads and writes for a tile of outputs,
+    and `fixed` whatever the tiles. On several devices all at once: a loop over images
+    would move them between devices.
+    """
+    batch, height, width, _ = x_shape
+    if jax.device_count() > 1:
+        return batch
+    tiles = (height // TILE) * (width // TILE)
+    fit = (CACHE - fixed) // (tiles * per_tile)
+    return max(n for n in range(1, batch + 1) if batch % n == 0 and n <= max(1, fit))
 
 
 def _windows(x: jax.Array) -> jax.Array:

@@ -67,6 +67,18 @@ def test_values_and_gradients_are_those_of_a_convolution(
     assert relative_error(to_kernel, want) < 4e-6
 
 
+def test_groups_of_images_make_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a loop, which is there on one device only: here groups of two."""
+    monkeypatch.setattr(winograd, "group_size", lambda *_: 2)
+    x, kernel, y = draw(6, 8, 8, 32), draw(3, 3, 32, 40), draw(6, 8, 8, 40)
+    # Made anew: jax would remember a trace of the functions themselves.
+    value = jax.jit(lambda *sides: winograd.convolve(*sides))(x, kernel)
+    assert relative_error(value, exact(x, kernel)) < 2e-6
+    to_kernel = jax.jit(lambda *sides: winograd.to_kernel(*sides))(x, y)
+    want = np.einsum("ijbhwc,bhwk->ijck", taps(x), y.astype(np.float64))
+    assert relative_error(to_kernel, want) < 4e-6
+
+
 def test_rounding_is_about_that_of_a_direct_sum() -> None:
     """On signals of length one: the error of the usual points is twice as large."""
     x, kernel = draw(8, 16, 16, 64), draw(3, 3, 64, 64)
@@ -97,6 +109,18 @@ def test_it_is_used_where_it_fits_and_pays(
     shape: tuple[int, ...], outputs: int, dtype: np.dtype, expected: bool
 ) -> None:
     assert winograd.suits(shape, outputs, np.dtype(dtype)) == expected
+
+
+def test_as_many_images_at_once_as_fit_the_cache(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """4 tiles an image; on several devices a loop over images would move them."""
+    shape = (6, 8, 8, 32)
+    assert winograd.group_size(shape, 1024, 0) == 6
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert winograd.group_size(shape, 1024, 0) == 6
+    assert winograd.group_size(shape, 1024, 24 * 1024 - 5 * 4096) == 3
+    assert winograd.group_size(shape, 64 * 1024, 0) == 1
 
 
 def test_cpus_multiply_matrices_and_nothing_else() -> None:
