@@ -11,6 +11,10 @@ from multistep_cm.data.bad_records import BadRecordError
 from multistep_cm.data.folders import Images, find_images
 from multistep_cm.data.sources import Batch
 from multistep_cm.errors import UserError
+from multistep_cm.files import read_bytes
+
+LARGEST_IMAGE = 2**30
+"""Bytes of a file; Pillow has bounds of its own for what is in it."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +41,16 @@ class FolderSource:
         images = np.empty((len(indices), size, size, channels), np.uint8)
         for row, index in enumerate(indices.tolist()):
             path = self.files.root / self.files.paths[index]
+            name = f"image {str(path)!r} (example {index} of {self.split!r})"
             try:
-                contents = path.read_bytes()
+                contents = read_bytes(path, LARGEST_IMAGE)
             except OSError as error:
                 raise UserError(
                     f"image {str(path)!r} cannot be read: {error}; bring the file back "
                     "(a run that has begun cannot go on without it)"
                 ) from error
+            except ValueError as error:  # such as a pipe, which would be waited for
+                raise BadRecordError(index, name, error) from error
             try:
                 picture = transforms.as_seen(contents)
                 images[row] = transforms.fit(
@@ -51,7 +58,6 @@ class FolderSource:
                 )
             # Decoders raise what they like on broken data, SyntaxError for one.
             except Exception as error:
-                name = f"image {str(path)!r} (example {index} of {self.split!r})"
                 raise BadRecordError(index, name, error) from error
         return {"image": images, "label": self.files.labels[indices]}
 

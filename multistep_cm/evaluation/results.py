@@ -34,6 +34,18 @@ IMAGES = (*WAY, "train_step", "weights_sha256", "seed", "num_images")
 """What makes the images of two rows the same: their numbers are merged."""
 
 
+TEXTS = ("method", "x_variance", "weights_sha256", "commit", "fid_reference")
+NUMBERS = (
+    *("steps", "network_calls", "guidance_scale", "eta", "ema_decay", "seed"),
+    *("num_images", "train_step", "frechet_distance", "frechet_distance_std"),
+    *("pixel_frechet_distance", "pixel_frechet_distance_std", "class_accuracy"),
+    *("variance_ratio", "fid", "sfid", "inception_score", "precision", "recall"),
+    *("images_per_second", "floor", "classifier_accuracy", "reference_images"),
+    "fid_reference_images",
+)
+"""Keys whose values a table or a chart formats."""
+
+
 def row_name(
     config: ConfigDict, way: SamplingOptions, ema_decay: float | None = None
 ) -> Row:
@@ -76,6 +88,12 @@ def read_results(workdir: Path) -> dict[str, Any]:
         raise UserError(
             f'{path} holds no list "rows" of results: move it away and evaluate again'
         )
+    for where, held in [("it", values), *((f"row {n}", r) for n, r in enumerate(rows))]:
+        problem = _problem(held)
+        if problem:
+            raise UserError(
+                f"{path}: {where} has {problem}: move it away and evaluate again"
+            )
     results: dict[str, Any] = values
     if (decay := main_decay(results)) is not None:
         for row in rows:
@@ -84,11 +102,35 @@ def read_results(workdir: Path) -> dict[str, Any]:
     return results
 
 
+def _problem(values: Mapping[str, Any]) -> str:
+    """What is not as an evaluation writes it, of the keys that it knows; or nothing."""
+    for key, value in values.items():
+        if value is None:
+            continue
+        if key in TEXTS and not isinstance(value, str):
+            return f"{key} = {value!r:.100}, expected text"
+        if key in NUMBERS and not _is_number(value):
+            return f"{key} = {value!r:.100}, expected a number"
+        if key == "guidance_interval" and not (
+            isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+        ):
+            return f"{key} = {value!r:.100}, expected two numbers"
+    return ""
+
+
+def _is_number(value: Any) -> bool:
+    """Not finite ones too: a distance may be NaN."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**63
+    return isinstance(value, float)
+
+
 def main_decay(results: Mapping[str, Any]) -> float | None:
     """That of the run's main average, as its results say; None where they do not."""
     config = results.get("config")
     training = config.get("training") if isinstance(config, dict) else None
-    return training.get("ema_decay") if isinstance(training, dict) else None
+    decay = training.get("ema_decay") if isinstance(training, dict) else None
+    return decay if _is_number(decay) else None
 
 
 def find_done(rows: Sequence[Row], wanted: Row) -> Row | None:

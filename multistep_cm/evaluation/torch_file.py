@@ -11,9 +11,10 @@ import dataclasses
 import io
 import math
 import pickletools  # lists the words of a description; it calls nothing
+import warnings
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -175,7 +176,7 @@ def _interpret(file: BinaryIO) -> Any:
         return values
 
     argument: Any
-    for opcode, argument, _ in pickletools.genops(file):
+    for opcode, argument, _ in _words(file):
         word = opcode.name
         if word == "STOP":
             return stack.pop()
@@ -220,6 +221,18 @@ def _interpret(file: BinaryIO) -> Any:
         else:
             raise ValueError(f"it holds {word}, which describes no tensor")
     raise EOFError("it ends too early")
+
+
+def _words(file: BinaryIO) -> Iterator[tuple[Any, Any, Any]]:
+    """Those up to the next STOP, without warnings of odd text, which is refused."""
+    words = pickletools.genops(file)
+    while True:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            word = next(words, None)
+        if word is None:
+            return
+        yield word
 
 
 CONSTANTS: dict[str, Callable[[], Any]] = {

@@ -11,12 +11,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from multistep_cm.config import flatten
+from multistep_cm.errors import UserError
 from multistep_cm.evaluation.results import (
     EVALUATION_NAME,
     main_decay,
     read_results,
 )
-from multistep_cm.files import is_folder
+from multistep_cm.files import is_folder, read_text
 from multistep_cm.reporting.content import Measured, Missing, Run
 from multistep_cm.reporting.curves import as_number
 from multistep_cm.reporting.metrics import METRICS_FILE, read_jsonl
@@ -132,7 +133,7 @@ def evaluate_command(workdir: Path, *words: str) -> str:
 
 def _read_workdir(path: Path, name: str, overrides: Mapping[str, str]) -> Workdir:
     config = override_config(read_config(path), overrides)
-    metrics = read_jsonl(path / METRICS_FILE) if (path / METRICS_FILE).exists() else []
+    metrics = _read_metrics(path / METRICS_FILE)
     measured = read_measured(path, name)
     missing = []
     if not metrics:
@@ -181,6 +182,16 @@ def _facts(
     return facts
 
 
+def _read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a run; none where there is no such file."""
+    try:
+        return read_jsonl(path)
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
 def _median(metrics: Sequence[Mapping[str, Any]], name: str) -> float | None:
     values = [as_number(row.get(name)) for row in metrics]
     known = [value for value in values if value is not None]
@@ -190,6 +201,9 @@ def _median(metrics: Sequence[Mapping[str, Any]], name: str) -> float | None:
 def _parameters(path: Path) -> str:
     """The total of `parameters.txt`, where there is one."""
     overview = path / OVERVIEW_NAME
-    text = overview.read_text() if overview.exists() else ""
+    try:
+        text = read_text(overview)
+    except (OSError, ValueError):
+        text = ""
     found = re.search(r"Total: ([\d,]+)", text)
     return f", {found[1]} parameters" if found else ""

@@ -75,7 +75,7 @@ def as_number(value: Any) -> float | None:
     """A finite number, or None; `metrics.jsonl` holds others as strings."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from multistep_cm.errors import UserError
-from multistep_cm.files import reason, written_aside
+from multistep_cm.files import check_regular, reason, written_aside
 from multistep_cm.reporting.events import TensorBoardWriter
 
 METRICS_FILE = "metrics.jsonl"
@@ -129,7 +129,7 @@ def open_writer(
             ),
             str(workdir),
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"cannot write metrics to {workdir} ({error}); name a writable workdir"
         ) from error
@@ -139,16 +139,18 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     """The rows of a metrics file, in the order of the file.
 
     Lines that are not a JSON object with an integer `step` are left out: a running
-    or killed writer may have left one torn.
+    or killed writer may have left one torn. Raises OSError, and ValueError for a folder
+    or a pipe in the place of the file.
     """
+    check_regular(Path(path))
     text = Path(path).read_text(encoding="utf-8", errors="replace")
     rows = (_parse(line) for line in text.splitlines())
     return [row for row in rows if row is not None]
 
 
 def _repair(path: Path, resume_step: int | None) -> None:
-    old = path.read_bytes()
     rows = read_jsonl(path)
+    old = path.read_bytes()
     kept = [row for row in rows if resume_step is None or row["step"] <= resume_step]
     new = "".join(json.dumps(row) + "\n" for row in kept).encode()
     if new == old:
@@ -162,8 +164,8 @@ def _parse(line: str) -> dict[str, Any] | None:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if isinstance(row, dict) and type(row.get("step")) is int:
-        return row
+    if isinstance(row, dict) and type(step := row.get("step")) is int:
+        return row if 0 <= step < 2**63 else None
     return None
 
 

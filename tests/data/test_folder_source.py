@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,15 @@ def test_a_file_that_went_away_is_named(config: ConfigDict) -> None:
     source.read(np.array([4, 6]))
     with pytest.raises(UserError, match=rf"{source.files.paths[5]}' cannot be read"):
         sources.all_examples(source, 2)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_does_not_end_is_not_read(config: ConfigDict, kind: str) -> None:
+    path = Path(config.directory) / "a" / "endless.png"
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+    source = opened(config)
+    with pytest.raises(UserError, match=r"endless.png.* a pipe or device, expected a"):
+        source.read(np.array([source.files.paths.index("a/endless.png")]))
 
 
 def test_the_check_reads_one_image_of_each_split_and_says_what_is_there(

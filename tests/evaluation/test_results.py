@@ -133,3 +133,31 @@ def test_a_file_of_another_form_is_left_alone(
         keep_row(tmp_path, CONFIG, make_row(), {})
     assert str(path) in str(caught.value)
     assert path.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("steps", "8"),
+        ("steps", True),
+        ("seed", 10**30),
+        ("frechet_distance", [0.1]),
+        ("method", 3),
+        ("guidance_interval", [0.1]),
+        ("guidance_interval", [0.1, "x"]),
+    ],
+)
+def test_a_row_with_another_type_is_named(key: str, value: Any, tmp_path: Path) -> None:
+    """A table or a chart would end in a traceback over it."""
+    rows = [make_row(), {**make_row(), key: value}]
+    (tmp_path / "evaluation.json").write_text(json.dumps({"rows": rows}))
+    with pytest.raises(UserError, match=f"row 1 has {key} = ") as caught:
+        read_results(tmp_path)
+    assert str(tmp_path / "evaluation.json") in str(caught.value)
+
+
+def test_a_floor_that_is_no_number_is_named(tmp_path: Path) -> None:
+    text = '{"floor": "low", "rows": [], "classifier_accuracy": NaN}'
+    (tmp_path / "evaluation.json").write_text(text)
+    with pytest.raises(UserError, match="it has floor = 'low', expected a number"):
+        read_results(tmp_path)

@@ -196,3 +196,15 @@ def masked(data: bytes) -> int:
             crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
     crc ^= 0xFFFFFFFF
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def test_what_is_no_file_of_metrics(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.mkdir()
+    with pytest.raises(ValueError, match="it is a folder"):
+        read_jsonl(path)
+    with pytest.raises(UserError, match="cannot write metrics"):
+        open_writer(tmp_path)
+    path.rmdir()
+    path.write_text(f'{{"step": {10**30}}}\n{{"step": -1}}\n{{"step": 3}}\n')
+    assert read_jsonl(path) == [{"step": 3}]
