@@ -64,7 +64,7 @@ def get_config(arguments: str = "") -> ConfigDict:
         apply_stage(config, stage, steps=0, default_steps=8)
         return config
 
-    training.num_steps = 1000
+    training.num_steps = 600
     training.learning_rate = 1e-3
     training.caption_dropout = 0.0
     training.ema_decay = 0.99

@@ -128,3 +128,27 @@ def test_the_papers_hyperparameters(size: int) -> None:
     assert consistency.weight == "snr_plus_1"
     with pytest.raises(UserError, match="size is 'M', expected: S, L"):
         load_config(f"{file}:size=M", {})
+
+
+def test_the_papers_text_to_image() -> None:
+    file = f"{FOLDER}/text_to_image.py"
+    config = load_config(f"{file}:stage=cd,steps=8", {"teacher.workdir": "T"})
+    consistency, training = config.consistency, config.training
+    assert (config.diffusion.noise_low, config.diffusion.noise_high) == (32, 512)
+    assert (training.num_steps, training.batch_size) == (30_000, 2048)
+    assert config.model.channels == (128, 256, 1024, 2048, 4096)
+    assert config.model.blocks == (3, 3, 3, 3, 16)
+    assert (config.model.dropout, consistency.huber_epsilon) == (0.1, 1.0)
+    ends = consistency.teacher_steps_start, consistency.teacher_steps_end
+    assert (*ends, consistency.anneal_steps) == (256, 256, 0)
+    assert consistency.multiscale > 0
+    network = factory.make_network(config)
+    params = factory.abstract_params(network, config)
+    # The 16 blocks of the middle by hand: MLP, self-attention, attention to captions.
+    c, hidden, condition, text, head = 4096, 4 * 4096, 1024, 1024, 128
+    mlp = 2 * c + (c + 1) * hidden + (condition + 1) * 2 * hidden + (hidden + 1) * c
+    attention = 2 * c + 3 * (c * c + c) + 2 * head + c * c + c
+    reading = 2 * c + 2 * (c * c + c) + 2 * (text * c + c) + 2 * head
+    middle = 16 * (mlp + attention + reading)
+    assert count_parameters(params["level_4"]) == middle
+    assert count_parameters(params) == 5_077_716_483

@@ -39,7 +39,7 @@ def image_grid(
       columns: images in a row; the last row may be shorter.
       row_labels: one text a row, to its left.
       column_labels: one text a column, above it; a long one is cut to the width.
-      captions: one text an image, below it, in as many lines as the longest needs.
+      captions: one text an image, below it, in as many lines as it needs.
       title: text above everything.
       cell: an image's longer side in the picture, in pixels: images are enlarged by
         the largest whole factor that fits. None is 64, and 128 with captions.
@@ -72,17 +72,19 @@ def image_grid(
         left += max(_text_width(font, text) for text in row_labels) + 2 * gap + 4
     small = _font(12)
     said = [_wrap(small, text, width) for text in captions or ()]
-    step = height + gap
-    if said:
-        step += max(map(len, said)) * _line_height(small) + gap
+    tops = [top]
+    for row in range(rows):
+        most = max(map(len, said[row * columns : (row + 1) * columns]), default=0)
+        text_height = most * (_line_height(small) + 2) + gap if most else 0
+        tops.append(tops[-1] + height + gap + text_height)
     right = left + columns * width + (columns - 1) * gap
-    bottom = top + rows * step - gap
+    bottom = tops.pop() - gap
     full_width = max(right, _MARGIN + _text_width(title_font, title or ""))
     picture = Image.new("RGB", (full_width + _MARGIN, bottom + _MARGIN), _PAPER)
 
     for i, image in enumerate(pixels):
         row, column = divmod(i, columns)
-        place = (left + column * (width + gap), top + row * step)
+        place = (left + column * (width + gap), tops[row])
         picture.paste(Image.fromarray(image), place)
     draw = ImageDraw.Draw(picture)
     if title:
@@ -92,13 +94,12 @@ def image_grid(
         text = _cut(font, text, width)
         draw.text((middle, top - gap), text, _FAINT, font, anchor="md")
     for row, text in enumerate(row_labels or ()):
-        middle = top + row * step + height // 2
+        middle = tops[row] + height // 2
         draw.text((_MARGIN, middle), text, _INK, font, anchor="lm")
     for i, lines in enumerate(said):
         row, column = divmod(i, columns)
-        x, y = left + column * (width + gap), top + row * step + height + gap // 2
-        for j, line in enumerate(lines):
-            draw.text((x, y + j * _line_height(small)), line, _INK, small, anchor="la")
+        place = (left + column * (width + gap), tops[row] + height + gap // 2)
+        draw.multiline_text(place, "\n".join(lines), _INK, small, spacing=2)
     return picture
 
 
@@ -106,6 +107,7 @@ def comparison_grid(
     rows: Sequence[tuple[str, np.ndarray]],
     *,
     column_labels: Sequence[str] | None = None,
+    captions: Sequence[str] | None = None,
     title: str | None = None,
     cell: int | None = None,
 ) -> Image.Image:
@@ -115,6 +117,7 @@ def comparison_grid(
       rows: name and images uint8 [count, height, width, channels] of each method, all
         of one shape.
       column_labels: one text a column, such as the classes.
+      captions: one text a column, below the last row, in as many lines as it needs.
       title: text above everything.
       cell: see `image_grid`.
 
@@ -124,11 +127,15 @@ def comparison_grid(
     shapes = {name: np.shape(images) for name, images in rows}
     if len(set(shapes.values())) != 1:
         raise ValueError(f"rows must be images of one shape; got {shapes}")
+    columns = len(rows[0][1])
+    if captions is not None:
+        captions = [*[""] * (columns * (len(rows) - 1)), *captions]
     return image_grid(
         np.concatenate([images for _, images in rows]),
-        columns=len(rows[0][1]),
+        columns=columns,
         row_labels=[name for name, _ in rows],
         column_labels=column_labels,
+        captions=captions,
         title=title,
         cell=cell,
     )

@@ -85,6 +85,16 @@ MEASURE = ("--num_images=70",)
 FID = ("--num_images=72",)
 WEIGHTS = "multistep-cm evaluate *inception_weights=*.pth"
 DRY = "--dry-run"
+READER = (
+    *STEPS,
+    *LITTLE,
+    *keys(model__channels="(8,16)", model__blocks="(1,1)", model__head_dim=8),
+    *keys(model__attention_resolutions="(8,)", model__condition_width=16),
+    *keys(model__text_width=8, model__text_blocks=1, model__text_head_dim=8),
+)
+"""Overrides with which a run on captioned scenes takes seconds."""
+
+SCENES = keys(data__directory="scenes")
 TABLES = (*SMALL, "--seeds=1", "--iterations=2", "--num_images=70")
 MIXTURES = ("--presets", "two_normals", "--student_steps", "1", "--iterations=2")
 SAMPLERS = (
@@ -131,6 +141,40 @@ RUNS = (
         "*--workdir=runs/sharded *",
         "runs/sharded",
         as_process=True,
+        slow=True,
+    ),
+    *(
+        Run(
+            f"multistep-cm train --config=configs/digit_scenes.py:stage={stage}*",
+            (*READER, *SCENES),
+            needs=needs,
+            leaves=(f"runs/text/{name}/config.json", f"runs/text/{name}/checkpoints/2"),
+            around=stand_ins.few_scenes,
+            slow=True,
+        )
+        for stage, name, needs in (
+            ("teacher", "teacher", ()),
+            ("guidance", "guidance", ("runs/text/teacher/config.json",)),
+            ("cd,steps=8", "cd8", ("runs/text/teacher/config.json",)),
+        )
+    ),
+    Run(
+        "multistep-cm sample --workdir=runs/text/cd8*",
+        needs=("runs/text/cd8/config.json",),
+        leaves=("runs/text/cd8/samples/sample.png",),
+        says="wrote 2 images",
+        slow=True,
+    ),
+    Run(
+        "python -m benchmarks.scenes",
+        (
+            *READER,
+            *("--num_images=40", "--teacher_steps=2", "--classifier_steps=2"),
+            "--document=docs/text.md",
+        ),
+        leaves=("docs/images/scenes.png",),
+        says="caption accuracy",
+        around=stand_ins.few_scenes,
         slow=True,
     ),
     Run(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 import tensorflow_datasets as tfds
 
+from multistep_cm.data.builders import digit_scenes
 from multistep_cm.evaluation import fid, inception, inception_weights
 from tests.evaluation import tiny
 
@@ -20,6 +21,15 @@ def small_fid_network() -> Iterator[None]:
         patch.setattr(
             inception_weights, "load_weights", lambda path: tiny.make_params(64)
         )
+        yield
+
+
+@contextlib.contextmanager
+def few_scenes() -> Iterator[None]:
+    """A hundred scenes of digits for 28,000."""
+    with pytest.MonkeyPatch.context() as patch:
+        few = {"train": 60, "test": 40, "held_out": 40}
+        patch.setattr(digit_scenes, "NUM_EXAMPLES", few)
         yield
 
 

@@ -122,3 +122,20 @@ def test_png_keeps_every_pixel_and_leaves_nothing_aside(tmp_path: Path) -> None:
         assert read.format == "PNG"
         np.testing.assert_array_equal(np.asarray(read), np.asarray(picture))
     assert [p.name for p in path.parent.iterdir()] == ["1.png"]
+
+
+def test_captions_stand_below_their_images_in_lines_that_fit() -> None:
+    images = np.zeros((3, 8, 8, 1), np.uint8)
+    plain = image_grid(images, 2, cell=128)
+    words = "a bright three above a small seven, on white"
+    said = image_grid(images, 2, captions=["a two", words, ""], cell=128)
+    assert said.width == plain.width
+    grown = said.height - plain.height
+    assert 30 < grown < 128  # several lines below the first row, none below the second
+    pixels = np.asarray(said)[..., 0]
+    below = pixels[16 + 128 : 16 + 128 + grown]
+    assert (below[:, 16 : 16 + 128] < 200).any()
+    assert (below[:, 16 + 128 + 8 : -16] < 200).any()
+    assert (pixels[-16:] == 255).all()
+    with pytest.raises(ValueError, match="3 images need 3 labels, not 2"):
+        image_grid(images, 2, captions=["a", "b"])

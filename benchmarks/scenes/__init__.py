@@ -1,0 +1,1 @@
+"""Text to image in small: captions of scenes of digits, and what is made of them."""
