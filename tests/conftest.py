@@ -1,6 +1,7 @@
 """What every test shares: eight simulated devices, a compilation cache, the digits."""
 
 import fcntl
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,13 @@ def x64() -> Iterator[None]:
     """Float64 in jax for one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module")
+def collected() -> Iterator[None]:
+    """What the tests of a file leave behind ends with it, and warns in no other."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,10 @@ from multistep_cm.sharding.mesh import make_mesh
 from tests.training.tiny import assert_trees_equal
 
 # TensorStore leaves a coroutine behind when it meets damage.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("collected"),
+]
 
 CONFIG = {"seed": 0, "model": {"channels": (8, 16)}}
 

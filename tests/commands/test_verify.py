@@ -16,9 +16,10 @@ from tests.test_checkpoints import (
 )
 
 # TensorStore leaves a coroutine behind when it meets damage.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("collected"),
+]
 
 
 def lose_all(path: Path) -> None:

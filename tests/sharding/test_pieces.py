@@ -15,6 +15,7 @@ from tests.test_checkpoints import flip_bit, truncate
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("collected"),
 ]
 
 Said = list[list[str]]
