@@ -329,7 +329,7 @@ RUNS = (
     Run(
         "multistep-cm plan *--topology=v5e:8x8",
         (*SMALL, *keys(model__dropout_resolutions="()"), "--topology=cpu:2"),
-        says="cpu:2",
+        says="fits: ",
         as_process=True,
         slow=True,
     ),
@@ -373,6 +373,7 @@ RUNS = (
         "python -m benchmarks.samplers --presets=ring *",
         SAMPLERS,
         says="results: sampled/results.json",
+        slow=True,
     ),
     Run(
         "python -m benchmarks.mixtures",
