@@ -2,6 +2,6 @@
 
 import sys
 
-from multistep_cm.commands.main import main
+from multistep_cm.commands.main import program
 
-sys.exit(main())
+sys.exit(program())

@@ -8,7 +8,9 @@ is imported only when it is called, so that `--help` does not wait for JAX.
 import argparse
 import importlib
 import io
+import os
 import sys
+import threading
 from collections.abc import Sequence
 
 from multistep_cm import __version__
@@ -67,6 +69,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"multistep-cm {name}: {error}", file=sys.stderr)
         return 2
+
+
+def program() -> int:
+    """`main` as a program of its own, which ends when it has said why.
+
+    A save that failed leaves threads of Orbax behind. They wait five minutes for what
+    will not come, and Python would wait for them.
+    """
+    status = main()
+    others = [type(t).__module__ for t in threading.enumerate() if not t.daemon]
+    if status and any(module.startswith("orbax.") for module in others):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
