@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import os
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -242,6 +244,19 @@ def test_a_file_that_went_away_is_named(config: ConfigDict) -> None:
     source.read(np.array([4, 6]))
     with pytest.raises(UserError, match=rf"{source.files.paths[5]}' cannot be read"):
         sources.all_examples(source, 2)
+
+
+def test_a_picture_too_large_for_the_memory_is_not_opened(config: ConfigDict) -> None:
+    """Four gigapixels, said by a file of sixty bytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = zlib.crc32(kind + data).to_bytes(4)
+        return len(data).to_bytes(4) + kind + data + checksum
+
+    head = struct.pack(">IIBBBBB", 2**16, 2**16, 8, 2, 0, 0, 0)
+    contents = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"")
+    with pytest.raises(BadRecordError, match=r"x.png.* exceeds limit of \d+ pixels"):
+        one_image(config, contents)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device"])

@@ -20,6 +20,9 @@ from tests.data.conftest import write_dataset
 from tests.fuzz.invariant import fewer, hypothesis_settings, refusal
 from tests.fuzz.mutations import changed, mutated
 
+# Pillow warns of what it then refuses, or reads.
+pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
+
 
 def picture(format: str = "PNG", mode: str = "L") -> bytes:
     file = io.BytesIO()
