@@ -11,6 +11,7 @@ is said to all before any goes on, so that none waits for another that has faile
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,6 +61,13 @@ class _Manager(ocp.CheckpointManager):
         return False
 
 
+def _without_stack(record: logging.LogRecord) -> bool:
+    """Take the pages of stack from a line that Orbax logs; it is always logged."""
+    if "orbax" in record.pathname:
+        record.exc_info = record.exc_text = None
+    return True
+
+
 class Checkpoints:
     """The checkpoints of one workdir; leaving the context waits for the last save."""
 
@@ -68,6 +76,8 @@ class Checkpoints:
         self.directory = workdir.resolve() / "checkpoints"
         self._read_only = keep is None
         self._unchecked: int | None = None  # the step of the last save
+        # Orbax logs what it raises, once in every thread that it passes.
+        logging.getLogger("absl").addFilter(_without_stack)
         self._manager = _Manager(
             self.directory,
             options=ocp.CheckpointManagerOptions(

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import pytest
 
 from multistep_cm import digests
-from multistep_cm.checkpoints import SaveError
+from multistep_cm.checkpoints import Checkpoints, SaveError
+from multistep_cm.errors import UserError
 from multistep_cm.training import setup
 from multistep_cm.training.loop import train
 from tests.training.test_resume import training_process, wait_for
@@ -58,6 +60,7 @@ def test_a_full_disk_is_noticed_at_the_next_step(
     tmp_path: Path,
     steps: list[int],
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     real = digests._sha256
 
@@ -80,6 +83,10 @@ def test_a_full_disk_is_noticed_at_the_next_step(
     assert len(message.splitlines()) == 1
     # The fourth was saved behind; the fifth ran, and no other.
     assert steps == [1, 2, 3, 4, 5]
+    # Orbax's own lines are there, without the stacks that would bury the sentence.
+    logged = [record for record in caplog.records if "orbax" in record.pathname]
+    assert any("save" in record.getMessage() for record in logged)
+    assert not any(record.exc_info or record.exc_text for record in logged)
 
 
 def test_a_folder_that_is_gone_ends_the_program(
@@ -98,3 +105,21 @@ def test_a_folder_that_is_gone_ends_the_program(
     (sentence,) = [line for line in said.splitlines() if "multistep-cm train" in line]
     assert sentence.startswith("multistep-cm train: checkpoint ")
     assert "last complete one there is none" in sentence
+
+
+@pytest.mark.parametrize("trouble", [None, UserError("smaller"), ValueError("a bug")])
+def test_a_save_that_fails_at_the_end_is_a_sentence(
+    trouble: Exception | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(data: Any) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(digests, "_sha256", full)
+    told = ValueError if isinstance(trouble, ValueError) else SaveError
+    with (
+        pytest.raises(told, match=r"a bug|checkpoint 1 .*No space left .* is none"),
+        Checkpoints(tmp_path, keep=1) as checkpoints,
+    ):
+        checkpoints.save(1, {"params": {"a": jnp.ones(4)}}, {}, {})
+        if trouble is not None:
+            raise trouble

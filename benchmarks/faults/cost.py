@@ -1,0 +1,190 @@
+"""What verification costs: `python -m benchmarks.faults.cost`.
+
+Saves and restores states of several sizes on this machine, in turns with and without
+the sha256 of every leaf, and writes medians between the marks of --document. What a
+train loop waits for is the call of `save`; the rest goes on behind it.
+"""
+
+import argparse
+import contextlib
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.documents import replace_between, split_at_marks
+from benchmarks.faults.layout import ROOT, Record
+from benchmarks.faults.run import DOCUMENT, read
+from multistep_cm import checkpoints, digests
+from multistep_cm.checkpoints import Checkpoints, Trees
+from multistep_cm.errors import UserError
+from multistep_cm.files import write_text
+
+BEGIN, END = "<!-- cost: python -m benchmarks.faults.cost -->", "<!-- /cost -->"
+LEAF = 512
+"""Rows and columns of a leaf: float32, one MiB."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and write the table; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.faults.cost",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--sizes", default="8,32,96", help="MiB of state (default 8,32,96)")
+    add("--rounds", type=int, default=9, help="of each size, with and without")
+    add("--folder", type=Path, help="where to save (default: a temporary one)")
+    add("--output", type=Path, default=ROOT / "runs" / "faults" / "cost.json")
+    add("--document", type=Path, default=DOCUMENT, help="gets the table")
+    add("--no_document", action="store_true", help="write the results only")
+    arguments = parser.parse_args(argv)
+    try:
+        sizes = parse_sizes(arguments.sizes)
+        if arguments.rounds < 1:
+            raise UserError(f"--rounds is {arguments.rounds}, expected at least 1")
+        if not arguments.no_document:
+            split_at_marks(
+                read(arguments.document), BEGIN, END, str(arguments.document)
+            )
+        results: Record = {"device": jax.devices()[0].device_kind, "sizes": []}
+        results["machine"] = platform.machine()
+        for size in sizes:
+            row = measure(size, arguments.rounds, arguments.folder)
+            results["sizes"].append(row)
+            print(json.dumps(row), flush=True)
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        write_text(arguments.output, json.dumps(results, indent=2) + "\n")
+        text = table(results["sizes"])
+        print(f"\n{text}\n\nresults: {arguments.output}")
+        if not arguments.no_document:
+            document = read(arguments.document)
+            name = str(arguments.document)
+            new = replace_between(document, BEGIN, END, text, name)
+            write_text(arguments.document, new)
+            print(f"wrote {arguments.document}")
+    except UserError as error:
+        print(f"cost: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse_sizes(text: str) -> list[int]:
+    """MiB, each at least four and a multiple of it: a leaf for each of four trees."""
+    words = text.split(",")
+    if not all(word.isdecimal() and int(word) and int(word) % 4 == 0 for word in words):
+        raise UserError(f"--sizes is {text!r}, expected multiples of 4 such as 8,32,96")
+    return [int(word) for word in words]
+
+
+def make_state(size: int) -> Trees:
+    """So many MiB of normal numbers, a quarter of them parameters."""
+    keys = jax.random.split(jax.random.key(0), 4)
+
+    def tree(key: jax.Array) -> dict[str, jax.Array]:
+        return {
+            f"layer_{number}": jax.random.normal(part, (LEAF, LEAF), jnp.float32)
+            for number, part in enumerate(jax.random.split(key, size // 4))
+        }
+
+    params, ema, mean, square = map(tree, keys)
+    return {"params": params, "ema": ema, "optimizer": {"mu": mean, "nu": square}}
+
+
+@contextlib.contextmanager
+def unverified() -> Iterator[None]:
+    """Saves make no digests and restores check none."""
+
+    async def none(*arguments: Any) -> list[Any]:
+        return []
+
+    with (
+        mock.patch.object(digests.DigestHandler, "async_save", none),
+        mock.patch.object(digests.DigestHandler, "finalize", lambda *_: None),
+        mock.patch.object(digests.DigestHandler, "restore", lambda *_: {}),
+        mock.patch.object(checkpoints._Step, "find_damage", lambda _: None),
+    ):
+        yield
+
+
+def measure(size: int, rounds: int, folder: Path | None) -> Record:
+    """Medians of seconds for a state of `size` MiB, with and without verification."""
+    trees = jax.block_until_ready(make_state(size))
+    seconds: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        for number in range(rounds + 1):
+            # Turn about in which of the two goes first.
+            for verified in (number % 2 == 0, number % 2 == 1):
+                way = "verified" if verified else "bare"
+                guard = contextlib.nullcontext() if verified else unverified()
+                with guard:
+                    found = _save_and_restore(Path(name) / way / str(number), trees)
+                # The first round compiles and imports.
+                for key, value in found.items() if number else ():
+                    seconds.setdefault(f"{way}_{key}", []).append(value)
+    medians = {key: statistics.median(values) for key, values in seconds.items()}
+    return {"mib": size, "rounds": rounds, **medians}
+
+
+def _save_and_restore(folder: Path, trees: Trees) -> dict[str, float]:
+    found: dict[str, float] = {}
+    with Checkpoints(folder, keep=1) as manager:
+        cpu, begin = time.process_time(), time.perf_counter()
+        manager.save(1, trees, {}, {})
+        found["wait"] = time.perf_counter() - begin
+        manager.wait()
+        found["save"] = time.perf_counter() - begin
+        found["save_cpu"] = time.process_time() - cpu
+        targets = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), trees
+        )
+        found["restore"], found["restore_cpu"] = _timed(
+            lambda: jax.block_until_ready(manager.restore(targets))
+        )
+    return found
+
+
+def _timed(call: Callable[[], Any]) -> tuple[float, float]:
+    cpu, begin = time.process_time(), time.perf_counter()
+    call()
+    return time.perf_counter() - begin, time.process_time() - cpu
+
+
+def table(rows: Sequence[Record]) -> str:
+    """Without and with verification, side by side, in milliseconds."""
+    names = {
+        "wait": "`save` returns",
+        "save": "save on disk",
+        "save_cpu": "CPU time of it",
+        "restore": "restore",
+        "restore_cpu": "CPU time of it",
+    }
+    lines = [
+        "| state | "
+        + " | ".join(f"{name}, without | with" for name in names.values())
+        + " | loop waits longer |",
+        "|---|" + "---:|" * (2 * len(names) + 1),
+    ]
+    for row in rows:
+        cells = [
+            f"{1000 * row[f'{way}_{key}']:.0f}"
+            for key in names
+            for way in ("bare", "verified")
+        ]
+        more = (row["verified_wait"] - row["bare_wait"]) / row["bare_save"]
+        lines.append(f"| {row['mib']} MiB | {' | '.join(cells)} | {more:+.1%} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
