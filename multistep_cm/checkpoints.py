@@ -63,7 +63,7 @@ class _Manager(ocp.CheckpointManager):
 
 def _without_stack(record: logging.LogRecord) -> bool:
     """Take the pages of stack from a line that Orbax logs; it is always logged."""
-    if "orbax" in record.pathname:
+    if "orbax" in record.pathname or record.name == "asyncio":
         record.exc_info = record.exc_text = None
     return True
 
@@ -77,7 +77,8 @@ class Checkpoints:
         self._read_only = keep is None
         self._unchecked: int | None = None  # the step of the last save
         # Orbax logs what it raises, once in every thread that it passes.
-        logging.getLogger("absl").addFilter(_without_stack)
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).addFilter(_without_stack)
         self._manager = _Manager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -98,7 +99,8 @@ class Checkpoints:
                 self._manager.close()
         except SaveError:
             # Of two troubles the first is told, unless it is known to be smaller.
-            if kind is None or issubclass(kind, UserError):
+            smaller = kind is not None and issubclass(kind, UserError)
+            if kind is None or (smaller and not issubclass(kind, SaveError)):
                 raise
 
     def latest_step(self) -> int | None:

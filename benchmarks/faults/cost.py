@@ -105,7 +105,7 @@ def make_state(size: int) -> Trees:
 def unverified() -> Iterator[None]:
     """Saves make no digests and restores check none."""
 
-    async def none(*arguments: Any) -> list[Any]:
+    async def none(*arguments: Any, **options: Any) -> list[Any]:
         return []
 
     with (

@@ -146,11 +146,12 @@ def main(argv: list[str]) -> int:
         import jax
 
         jax.config.update("jax_enable_compilation_cache", False)
-    from multistep_cm.commands.main import main as run
+    from multistep_cm.commands.main import program
 
     watch_phases(log)
     log("exit start-up")
-    status = run(command)
+    sys.argv[1:] = command
+    status = program()
     log("enter end")
     return status
 

@@ -73,8 +73,8 @@ def _train(
         setup.check_start(config, start, int(state.skipped))
         frozen = setup.freeze(config, mesh, teacher)
         setup.describe_network(state.params, workdir)
-        resumed = start if restored else None
-        writer = open_writer(workdir, resumed, is_main_process())
+        # From step 0 too: a run that ended before its first save has left rows.
+        writer = open_writer(workdir, start, is_main_process())
         run = Run(config, mesh, workdir, checkpoints, data, writer, stop_requested)
         preview = Preview(config, workdir, mesh, writer)
         try:

@@ -18,6 +18,7 @@ from multistep_cm.checkpoints import Checkpoints
 from multistep_cm.reporting.metrics import read_jsonl
 from multistep_cm.sharding.mesh import make_mesh
 from multistep_cm.training import setup
+from multistep_cm.training.loop import train
 from tests.training.tiny import assert_trees_equal, flags, one_device, tiny_config
 
 ROOT = Path(__file__).parents[2]
@@ -149,3 +150,14 @@ def test_sigterm_while_compiling_ends_at_once(
     assert "Traceback" not in said
     # Nothing was saved, and nothing is half saved.
     assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_rows_of_a_run_that_ended_before_its_first_save_are_written_anew(
+    digits_directory: Path, tmp_path: Path
+) -> None:
+    lost = ('{"step": 2, "loss": 7.0}', '{"step": 4, "loss": 7.0}')
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lost) + "\n")
+    assert train(tiny_config(digits_directory), tmp_path)
+    rows = read_jsonl(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [2, 4, 6, 8]
+    assert all(row["loss"] < 7 for row in rows)
