@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 
 from multistep_cm.checkpoints import Checkpoints
 from tests.fuzz.invariant import contents, fewer, refusal, run
@@ -123,6 +124,39 @@ def test_what_else_may_lie_there(
             path.mkdir()
     assert_good_or_refused(workdir)
     run(capsys, "verify", f"--workdir={workdir}")
+
+
+@given(data=st.data())
+@fewer(4)
+def test_weights_of_a_damaged_run(
+    data: st.DataObject,
+    teacher_workdir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """From the command line: a whole file of weights, or a sentence and no file."""
+    workdir, output = tmp_path / "run", tmp_path / "weights.safetensors"
+    shutil.rmtree(workdir, ignore_errors=True)
+    output.unlink(missing_ok=True)
+    for part in ("checkpoints", "config.json"):
+        copy = shutil.copytree if part == "checkpoints" else shutil.copyfile
+        workdir.mkdir(exist_ok=True)
+        copy(teacher_workdir / part, workdir / part)
+    files = [path for path in workdir.rglob("*") if path.is_file()]
+    steps = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    of_last = [path for path in files if str(steps[-1]) in path.parts]
+    for path in data.draw(
+        st.lists(st.sampled_from(sorted(of_last)), max_size=2, unique=True)
+    ):
+        damage(path, data)
+    if data.draw(st.booleans()):
+        text = json.loads((workdir / "config.json").read_bytes())
+        (workdir / "config.json").write_text(json.dumps(data.draw(changed(text))))
+    said = run(capsys, "export", f"--workdir={workdir}", f"--output={output}")
+    assert output.exists() != bool(said)
+    if output.exists():
+        assert load_file(output)
+    assert not [*tmp_path.glob(".*.tmp")]
 
 
 def test_the_whole_is_restored(good: Path) -> None:
