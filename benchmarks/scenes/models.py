@@ -30,6 +30,7 @@ class Settings:
         seed: of training.
         teacher_steps: sampling steps of the diffusion model and its distillation.
         num_images: measured of each split.
+        longer: what multiplies the length of every training.
         classifier_steps: optimizer steps of the classifier.
         overrides: config keys of every run.
     """
@@ -38,6 +39,7 @@ class Settings:
     seed: int
     teacher_steps: int
     num_images: int
+    longer: int
     classifier_steps: int
     overrides: tuple[tuple[str, str], ...] = ()
 
@@ -85,7 +87,8 @@ def train_model(model: Model, settings: Settings) -> Path:
         keys["teacher.workdir"] = str((settings.workdir / "teacher").resolve())
     steps = f",steps={model.steps}" if model.steps else ""
     config = load_config(
-        f"{CONFIG}:stage={model.stage}{steps}", {**keys, **dict(settings.overrides)}
+        f"{CONFIG}:stage={model.stage}{steps},longer={settings.longer}",
+        {**keys, **dict(settings.overrides)},
     )
     if not train(config, folder):
         raise UserError(f"{folder} was stopped; the same command continues")

@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--seed", type=int, default=1, help="of training (default 1)")
     add("--teacher_steps", type=int, default=256, help="to sample it (default 256)")
     add("--num_images", type=int, default=1000, help="of each split (default 1000)")
+    add("--longer", type=int, default=1, help="multiplies all trainings (default 1)")
     add("--classifier_steps", type=int, default=STEPS, help=f"(default {STEPS})")
     add("--only", default="", help="names of models; nothing is written then")
     add("--document", type=Path, default=DOCS / "text.md", help="of the table")
@@ -57,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.seed,
             arguments.teacher_steps,
             arguments.num_images,
+            arguments.longer,
             arguments.classifier_steps,
             tuple(sorted(overrides.items())),
         )

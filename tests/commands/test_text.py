@@ -20,7 +20,7 @@ from multistep_cm.evaluation.npz import load_samples
 from tests.data.conftest import png, write_dataset
 from tests.training.tiny import flags, tiny_config
 
-TEXTS = ["a two above a one", "a three", "a four", "five"] * 4
+TEXTS = ["a two above a one", "a three", "a four", "five"] * 18
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -115,6 +115,15 @@ def test_without_prompts_captions_of_the_evaluation_split(
     words = ["sample", f"--workdir={run}", "--num_images=4", f"--output={output}"]
     assert main(words) == 0
     assert output.exists()
+
+
+@pytest.mark.slow
+def test_it_is_measured_on_captions_of_the_evaluation_split(run: Path) -> None:
+    words = ["evaluate", f"--workdir={run}", "--num_images=70", "--num_steps=1"]
+    assert main(words) == 0
+    (row,) = json.loads((run / "evaluation.json").read_text())["rows"]
+    assert row["pixel_frechet_distance"] > 0
+    assert "class_accuracy" not in row or row["class_accuracy"] is None
 
 
 def test_classes_are_not_asked_of_it(

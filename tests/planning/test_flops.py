@@ -8,6 +8,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from multistep_cm import factory
+from multistep_cm.models.layers import CrossAttention
 from multistep_cm.planning.flops import count_flops
 from multistep_cm.planning.making import step_flops, with_teacher
 from multistep_cm.sharding.mesh import make_mesh
@@ -183,3 +184,17 @@ def test_the_compiler_counts_nearly_the_same(method: str) -> None:
     costs = compiled.cost_analysis()
     assert costs is not None
     assert step_flops(config, mesh) == pytest.approx(costs["flops"], rel=0.1)
+
+
+def test_attention_to_captions_is_counted() -> None:
+    batch, pixels, length, channels, width = 3, 16, 7, 8, 12
+    x = jax.ShapeDtypeStruct((batch, pixels, channels), jnp.float32)
+    text = jax.ShapeDtypeStruct((batch, length, width), jnp.float32)
+    mask = jax.ShapeDtypeStruct((batch, length), jnp.bool_)
+    layer = CrossAttention(head_dim=4, dtype=jnp.float32)
+    params = jax.eval_shape(layer.init, jax.random.key(0), x, text, mask)
+    queries_and_output = 2 * pixels * channels * channels
+    keys_and_values = length * width * 2 * channels
+    scores_and_sums = 2 * pixels * length * channels
+    products = queries_and_output + keys_and_values + scores_and_sums
+    assert count_flops(layer.apply, params, x, text, mask) == 2 * batch * products
