@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import shutil
@@ -96,9 +97,20 @@ class Campaign:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({**facts, **record}) + "\n")
 
-    def _next(self, kind: str, key: str) -> int:
-        """One more than the largest number that trials of the kind have."""
-        return max((record[key] for record in self.done(kind)), default=-1) + 1
+    def _keep_folder(self, folder: Path, name: str) -> None:
+        """What a trial left that was not survived, to be looked at."""
+        kept = self.folder / f"failed-{name}"
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(folder, kept)
+
+    def _free(self, kind: str) -> Iterator[int]:
+        """Numbers from 0 on that no trial of the kind has: those taken out, then new.
+
+        Who has mended what a trial showed takes its lines out of the results: the same
+        trial is made again.
+        """
+        taken = {record["number"] for record in self.done(kind)}
+        return (number for number in itertools.count() if number not in taken)
 
     @functools.cached_property
     def truths(self) -> dict[str, Truth]:
@@ -127,8 +139,9 @@ class Campaign:
 
     def _chains(self, kind: str, missing: int) -> Iterator[Record]:
         """Kills: several in each run, of each variant in turn."""
-        number = self._next(kind, "number")
-        while missing > 0:
+        for number in self._free(kind):
+            if missing <= 0:
+                break
             truth = [*self.truths.values()][number % len(VARIANTS)]
             folder = self.folder / "chain"
             seed = [self.seed, [*KINDS].index(kind), number]
@@ -136,11 +149,10 @@ class Campaign:
                 folder, truth, self.data, seed, kind, server=self.server
             )
             if any(record["outcome"] not in GOOD for record in records):
-                shutil.copytree(folder, self.folder / f"failed-{kind}-{number}")
+                self._keep_folder(folder, f"{kind}-{number}")
             for record in records:
                 yield record | {"number": number}
             missing -= len(records)
-            number += 1
 
     def _kill(self, missing: int) -> Iterator[Record]:
         yield from self._chains("kill", missing)
@@ -152,13 +164,12 @@ class Campaign:
         self, kind: str, missing: int, make: Callable[[Path, list[int]], Record]
     ) -> Iterator[Record]:
         """Trials of one record each, in a folder that only a failure leaves behind."""
-        first = self._next(kind, "number")
-        for number in range(first, first + missing):
+        for number in itertools.islice(self._free(kind), missing):
             folder = self.folder / kind
             shutil.rmtree(folder, ignore_errors=True)
             record = make(folder, [self.seed, [*KINDS].index(kind), number])
             if record["outcome"] not in GOOD and folder.exists():
-                shutil.copytree(folder, self.folder / f"failed-{kind}-{number}")
+                self._keep_folder(folder, f"{kind}-{number}")
             yield record | {"number": number}
 
     def _kill_command(self, missing: int) -> Iterator[Record]:
@@ -218,7 +229,8 @@ class Campaign:
     def _damage(self, missing: int) -> Iterator[Record]:
         """In a process apart; when that dies, the trial is recorded as an error."""
         self._make_pristine()
-        first = self._next("damage", "number")
+        first = max((record["number"] for record in self.done("damage")), default=-1)
+        first += 1
         last = first + missing
         while first < last:
             module = [sys.executable, "-m", "benchmarks.faults.corruption"]
