@@ -210,7 +210,7 @@ def compare(workdir: Path, truth: Truth) -> str:
             return f"the metrics have the steps {steps}"
     elif found_rows != expected_rows:
         return f"the metrics have other rows, of the steps {steps}"
-    for path in sorted((truth.workdir / "samples").iterdir()):
+    for path in sorted(truth.workdir.glob("samples/*")):
         if path.read_bytes() != (workdir / "samples" / path.name).read_bytes():
             return f"{path.name} is another picture"
     left = leftovers(workdir)
