@@ -1,106 +1,25 @@
-"""How each documented command is run by `test_runs.py`: a table.
+"""How each documented command is run by `test_runs.py`: a table."""
 
-A command is found by a pattern and run as it stands in the document, changed only by
-what its row says: words in place of others, and words appended, of which the last wins.
-"""
-
-import contextlib
-import dataclasses
-import fnmatch
 import shlex
-from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from tests.documents import stand_ins
-from tests.documents.blocks import Command
+from tests.documents.measurements import MEASUREMENTS
+from tests.documents.row import (
+    DRY,
+    FID,
+    IMAGES,
+    MEASURE,
+    PHOTOS,
+    READER,
+    SCENES,
+    SMALL,
+    WEIGHTS,
+    Run,
+    keys,
+)
 from tests.sharding.processes import free_address
 
-Way: TypeAlias = Literal["runs", "dry run", "parsed only"]
-Around: TypeAlias = Callable[[], contextlib.AbstractContextManager[Any]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A documented command, and how it is run here."""
-
-    pattern: str
-    """Of the whole command, with the * of a shell."""
-    appended: tuple[str, ...] = ()
-    replaced: tuple[tuple[str, str], ...] = ()
-    needs: tuple[str, ...] = ()
-    """Files and folders that other rows, or `FOLDERS`, make before."""
-    leaves: tuple[str, ...] = ()
-    """Files and folders that must be there afterwards."""
-    says: str = ""
-    """A regular expression that is found in what is printed."""
-    way: Way = "runs"
-    document: str = "*"
-    slow: bool = False
-    as_process: bool = False
-    """In a shell of its own, for what this process cannot do or become."""
-    around: Around = contextlib.nullcontext
-    """What is stood in for meanwhile: for a test's name to say."""
-
-    def is_of(self, command: Command) -> bool:
-        return fnmatch.fnmatchcase(command.text, self.pattern) and fnmatch.fnmatchcase(
-            command.block.document, self.document
-        )
-
-
-def keys(**values: object) -> tuple[str, ...]:
-    """`training__num_steps=2` as an override on the command line."""
-    return tuple(
-        f"--config.{name.replace('__', '.')}={value}" for name, value in values.items()
-    )
-
-
-DIGITS = keys(data__directory="tfds")
-NETWORK = keys(
-    model__name="mlp",
-    model__channels=8,
-    model__blocks=1,
-    model__attention_resolutions="()",
-    model__condition_width=16,
-)
-STEPS = keys(
-    training__num_steps=2,
-    training__batch_size=8,
-    training__log_every=1,
-    checkpoint__every_steps=2,
-)
-LITTLE = keys(
-    sampling__num_steps=2,
-    sampling__num_previews=0,
-    evaluation__num_images=70,
-    evaluation__batch_size=70,
-)
-SMALL = (*DIGITS, *NETWORK, *STEPS, *LITTLE)
-"""Overrides with which a run on the digits takes a second."""
-
-IMAGES = (*NETWORK, *STEPS, *LITTLE, *keys(data__image_size=8, data__num_threads=1))
-PHOTOS = (("PATH", "photos"),)
-"""A folder that is there from the start."""
-
-MEASURE = ("--num_images=70",)
-FID = ("--num_images=72",)
-WEIGHTS = "multistep-cm evaluate *inception_weights=*.pth"
-DRY = "--dry-run"
-READER = (
-    *STEPS,
-    *LITTLE,
-    *keys(model__channels="(8,16)", model__blocks="(1,1)", model__head_dim=8),
-    *keys(model__attention_resolutions="(8,)", model__condition_width=16),
-    *keys(model__text_width=8, model__text_blocks=1, model__text_head_dim=8),
-)
-"""Overrides with which a run on captioned scenes takes seconds."""
-
-SCENES = keys(data__directory="scenes")
-TABLES = (*SMALL, "--seeds=1", "--iterations=2", "--num_images=70")
-MIXTURES = ("--presets", "two_normals", "--student_steps", "1", "--iterations=2")
-SAMPLERS = (
-    *("--calls=1,2", "--num_samples=64", "--workdir=sampled"),
-    "--document=docs/samplers.md",
-)
 SLURM = "launch/slurm.sbatch"
 
 
@@ -128,6 +47,7 @@ QUICKSTART = ("runs/quickstart/teacher", "runs/quickstart/cd4")
 TEACHER, CD4 = "runs/teacher/config.json", "runs/cd4/config.json"
 
 RUNS = (
+    *MEASUREMENTS,
     train("*digits.py:stage=teacher --workdir=runs/teacher", "runs/teacher"),
     train("*stage=cd,steps=4 --workdir=runs/cd4 *", "runs/cd4", needs=(TEACHER,)),
     train("*--workdir=runs/guided4 *", "runs/guided4", needs=(TEACHER,)),
@@ -163,18 +83,6 @@ RUNS = (
         needs=("runs/text/cd8/config.json",),
         leaves=("runs/text/cd8/samples/sample.png",),
         says="wrote 2 images",
-        slow=True,
-    ),
-    Run(
-        "python -m benchmarks.scenes",
-        (
-            *READER,
-            *("--num_images=40", "--teacher_steps=2", "--classifier_steps=2"),
-            "--document=docs/text.md",
-        ),
-        leaves=("docs/images/scenes.png",),
-        says="caption accuracy",
-        around=stand_ins.few_scenes,
         slow=True,
     ),
     Run(
@@ -364,43 +272,6 @@ RUNS = (
         as_process=True,
     ),
     Run(
-        "python -m benchmarks.samplers",
-        ("--presets=ring", *SAMPLERS),
-        says="results: sampled/results.json",
-        slow=True,
-    ),
-    Run(
-        "python -m benchmarks.samplers --presets=ring *",
-        SAMPLERS,
-        says="results: sampled/results.json",
-        slow=True,
-    ),
-    Run(
-        "python -m benchmarks.mixtures",
-        (*MIXTURES, "--seeds=1", "--num_samples=64", "--no_document"),
-        leaves=("runs/mixtures/results.json",),
-        slow=True,
-    ),
-    Run(
-        "python -m benchmarks.guidance",
-        (*TABLES, "--workdir=guided", "--num_steps=2", "--document=docs/guidance.md"),
-        says="wrote docs/guidance.md",
-        slow=True,
-    ),
-    Run("python -m benchmarks.tables", way="parsed only"),
-    Run(
-        "python -m benchmarks.tables table1",
-        (*TABLES, "--document=docs/results.md"),
-        leaves=("runs/tables/floors.json",),
-        slow=True,
-    ),
-    Run(
-        "python -m benchmarks.tables --only_write",
-        (*TABLES, "--document=docs/results.md"),
-        needs=("runs/tables/floors.json",),
-        slow=True,
-    ),
-    Run(
         "*def predict(params, *",
         document="docs/network.md",
         says=r"^mean (1\.9[5-9]|2\.0[0-4]), deviation 0\.(0[3-9]|1)",  # points around 2
@@ -422,21 +293,6 @@ RUNS = (
         "*unflatten_params(*",
         document="docs/export.md",
         needs=("weights.safetensors",),
-    ),
-    Run(
-        "bash launch/quickstart.sh",
-        SMALL,
-        leaves=("runs/quickstart/results.json", "runs/quickstart/report.html"),
-        says="cd",
-        as_process=True,
-        slow=True,
-    ),
-    Run(
-        "bash launch/quickstart.sh --workdir=runs/trial *",
-        SMALL,
-        leaves=("runs/trial/results.json", "runs/trial/report.html"),
-        as_process=True,
-        slow=True,
     ),
     Run("bash launch/test.sh", says="passed", as_process=True, slow=True),
     Run("bash launch/test.sh --slow", says="passed", as_process=True, slow=True),

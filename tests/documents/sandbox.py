@@ -23,7 +23,8 @@ from PIL import Image
 from multistep_cm.commands.main import main
 from multistep_cm.evaluation import classifier
 from tests.documents.blocks import ROOT, Command, all_commands
-from tests.documents.runs import FOLDERS, RUNS, SMALL, Run
+from tests.documents.row import SMALL, Run
+from tests.documents.runs import FOLDERS, RUNS
 
 COPIED = ("launch", "configs", "docs")
 FILES = ("README.md", "pyproject.toml", "setup.py")

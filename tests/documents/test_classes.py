@@ -15,7 +15,8 @@ from tests.documents.blocks import (
     shell_commands,
     simple_commands,
 )
-from tests.documents.runs import FOLDERS, RUNS, Run
+from tests.documents.row import Run
+from tests.documents.runs import FOLDERS, RUNS
 
 COMMANDS = all_commands()
 NEEDED = [command for command in COMMANDS if command.block.need]

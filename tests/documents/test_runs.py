@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.documents.blocks import Command, all_commands
-from tests.documents.runs import RUNS, Run
+from tests.documents.row import Run
+from tests.documents.runs import RUNS
 from tests.documents.sandbox import Sandbox
 
 
