@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.faults.layout import Record
-from benchmarks.faults.processes import Victim, run_to_end, watched
+from benchmarks.faults.processes import TRACEBACK, Victim, run_to_end, watched
 from benchmarks.faults.truth import Truth, compare
 
 POWERLESS = ("setpriv", "--bounding-set=-all")
@@ -131,7 +131,8 @@ def _how_it_ended(victim: Victim) -> Record:
         return {"outcome": "error", "note": f"it did not fail: {said}"}
     if status is None or not sentence:
         return {"outcome": "error", "note": f"{status}: {said}"}
-    return {"outcome": "sentence", "note": sentence}
+    noise = victim.text().count(TRACEBACK)
+    return {"outcome": "sentence", "note": sentence, "tracebacks": noise}
 
 
 def _goes_on(

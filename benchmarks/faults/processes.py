@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks.faults.forks import Forked, Server
 from benchmarks.faults.layout import ROOT
 
+TRACEBACK = "Traceback (most recent call last)"
 PATIENCE = 400.0
 """Seconds after which a process counts as hanging."""
 
@@ -187,17 +188,19 @@ def run_to_end(
     with several(folder, command, number, devices) as victims:
         statuses = [victim.wait() for victim in victims]
         for status, victim in zip(statuses, victims, strict=True):
-            if status != 0 or "Traceback (most" in victim.text():
+            if status != 0 or TRACEBACK in victim.text():
                 return f"{status}: {victim.text()[-2000:]}"
     return ""
 
 
 def ending(said: str) -> str:
-    """The line by which a command of ours says why it ends, if nothing else is there.
+    """The line by which a command of ours says why it ends.
 
-    Empty when there is a traceback, and when no such line is there.
+    Empty when there is none, and when a traceback passes through our code. Libraries
+    may print some of their own threads: TensorStore does, of callbacks too late.
     """
-    if "Traceback (most recent call last)" in said:
+    tracebacks = said.partition(TRACEBACK)[2]
+    if "/multistep_cm/" in "".join(re.findall(r'^ +File "[^"]*"', tracebacks, re.M)):
         return ""
     own = [line for line in said.splitlines() if line.startswith("multistep-cm ")]
     return own[-1] if own else ""

@@ -23,6 +23,12 @@ def summary(records: Rows) -> str:
         parts += ["Damage by way:", _by(damage, "way", lambda row: row.get("way", "?"))]
         parts += ["Damage by what was hit:", _by(damage, "file", place_of_damage)]
         parts += ["Damage by layout of the save:", _by(damage, "layout", _layout)]
+    noisy = [record for record in records if record.get("tracebacks")]
+    if noisy:
+        parts.append(
+            f"In {len(noisy)} trials threads of libraries printed tracebacks too, "
+            "beside the sentence."
+        )
     bad = [record for record in records if record["outcome"] not in GOOD]
     if bad:
         parts.append("Not survived:")

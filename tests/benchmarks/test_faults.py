@@ -146,7 +146,12 @@ def test_a_traceback_is_no_sentence() -> None:
     sentence = "multistep-cm train: no room"
     assert processes.ending(f"step 1\n{sentence}\n") == sentence
     assert processes.ending("step 1\n") == ""
-    assert processes.ending(f"Traceback (most recent call last):\n{sentence}") == ""
+    ours, theirs = (
+        f'{processes.TRACEBACK}:\n  File "/any/{name}/thing.py", line 3\n{sentence}'
+        for name in ("multistep_cm", "tensorstore")
+    )
+    assert processes.ending(ours) == ""
+    assert processes.ending(theirs) == sentence
 
 
 def kill(outcome: str, **known: Any) -> Record:
