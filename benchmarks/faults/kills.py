@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.faults.forks import Server
 from benchmarks.faults.layout import EVERY, Record
-from benchmarks.faults.processes import Victim, watched
+from benchmarks.faults.processes import TRACEBACK, Victim, watched
 from benchmarks.faults.truth import (
     LEFT,
     Truth,
@@ -192,7 +192,7 @@ def _finish(
         said = victim.text()
         start = victim.steps()
     difference, outcome = f"{status}: {said[-2000:]}", "error"
-    if status == 0 and "Traceback" not in said:
+    if status == 0 and TRACEBACK not in said:
         difference = compare(workdir, truth)
         outcome = "error" if difference.startswith(LEFT) else "wrong"
     _judge(records, start, truth, workdir)

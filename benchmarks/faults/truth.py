@@ -75,7 +75,9 @@ class Truth:
 def state_of(workdir: Path, mesh: Mesh | None = None) -> tuple[int, Trees, Any]:
     """Step, trees and data position of the newest checkpoint, read here, verified."""
     config = read_config(workdir)
-    mesh = mesh or make_mesh(config.mesh, jax.devices()[:1])
+    if mesh is None:
+        config.mesh.update(data=-1, fsdp=1, tensor=1)
+        mesh = make_mesh(config.mesh, jax.devices()[:1])
     with Checkpoints(workdir) as checkpoints:
         found = setup.restore_state(checkpoints, config, mesh)
     if found is None:
