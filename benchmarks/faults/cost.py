@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--sizes", default="8,32,96", help="MiB of state (default 8,32,96)")
-    add("--rounds", type=int, default=9, help="of each size, with and without")
+    add("--rounds", type=int, default=15, help="of each size, with and without")
     add("--folder", type=Path, help="where to save (default: a temporary one)")
     add("--output", type=Path, default=ROOT / "runs" / "faults" / "cost.json")
     add("--document", type=Path, default=DOCUMENT, help="gets the table")
