@@ -96,7 +96,8 @@ class DigestHandler(ocp.AsyncCheckpointHandler):
         ]
 
         async def write() -> None:
-            with _threads() as threads:
+            # The train loop keeps a core for itself.
+            with _threads(spared=1) as threads:
                 shas = threads.map(_sha256, [data for *_, data in copies])
                 for (name, key, piece, _), sha in zip(copies, shas, strict=True):
                     digests.setdefault(name, {}).setdefault(key, {})[piece] = sha
@@ -291,6 +292,7 @@ def _bounds(text: str) -> tuple[int, int]:
     return int(low), int(high)
 
 
-def _threads() -> concurrent.futures.ThreadPoolExecutor:
+def _threads(spared: int = 0) -> concurrent.futures.ThreadPoolExecutor:
     """For work that leaves Python's lock alone, as hashing does."""
-    return concurrent.futures.ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1))
+    cores = max(1, (os.cpu_count() or 1) - spared)
+    return concurrent.futures.ThreadPoolExecutor(min(MOST_THREADS, cores))
