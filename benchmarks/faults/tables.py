@@ -23,6 +23,12 @@ def summary(records: Rows) -> str:
         parts += ["Damage by way:", _by(damage, "way", lambda row: row.get("way", "?"))]
         parts += ["Damage by what was hit:", _by(damage, "file", place_of_damage)]
         parts += ["Damage by layout of the save:", _by(damage, "layout", _layout)]
+    moved = [record["largest"] for record in records if "largest" in record]
+    if moved:
+        parts.append(
+            f"On other meshes all values were within {max(moved):.0e} of those of the "
+            "undisturbed run."
+        )
     noisy = [record for record in records if record.get("tracebacks")]
     if noisy:
         parts.append(

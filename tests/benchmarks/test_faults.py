@@ -170,6 +170,12 @@ def test_the_summary_counts_and_names_what_failed() -> None:
     assert "| steps | 2 | 1 | 1 |" in text
     assert "- kill, 4, step, wrong, other bits" in text
     assert "abcdefg (3)" in text
+    facts = {"commit": "a", "outcome": "within tolerance", "kind": "mesh"}
+    text = tables.summary([facts | {"largest": x} for x in (0.0, 3e-8)])
+    assert "within 3e-08 of those" in text
+    facts |= {"outcome": "to the bit", "kind": "disk_full"}
+    text = tables.summary([facts | {"tracebacks": n} for n in (0, 2, 7)])
+    assert "In 2 trials threads of libraries" in text
 
 
 def test_a_campaign_goes_on_and_makes_again_what_was_taken_out(tmp_path: Path) -> None:
