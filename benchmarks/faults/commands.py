@@ -25,7 +25,7 @@ def command_of(name: str, workdir: Path) -> list[str]:
     """The arguments of the command."""
     output = workdir / OUTPUTS[name]
     more = [f"--output={output}"] if name == "sample" else ["--num_steps=1,2"]
-    return [name, f"--workdir={workdir}", "--num_images=64", *more]
+    return [name, f"--workdir={workdir}", "--num_images=96", *more]
 
 
 def read_output(name: str, workdir: Path) -> Any:

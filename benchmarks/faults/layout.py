@@ -58,8 +58,8 @@ COMMON: Mapping[str, Any] = {
     "sampling.num_steps": 2,
     "sampling.num_previews": 4,
     "sampling.every_steps": 12,
-    "evaluation.num_images": 64,
-    "evaluation.batch_size": 64,
+    "evaluation.num_images": 96,
+    "evaluation.batch_size": 96,
 }
 """Config keys of every run."""
 
