@@ -39,9 +39,6 @@ def summary(records: Rows) -> str:
     if bad:
         parts.append("Not survived:")
         parts.append("\n".join(f"- {_words(record)}" for record in bad))
-    commits = collections.Counter(record["commit"][:7] for record in records)
-    said = ", ".join(f"{commit} ({n})" for commit, n in commits.items())
-    parts.append(f"Commits (trials): {said}.")
     return "\n\n".join(parts)
 
 
