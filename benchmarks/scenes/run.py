@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--num_images", type=int, default=1000, help="of each split (default 1000)")
     add("--longer", type=int, default=1, help="multiplies all trainings (default 1)")
     add("--classifier_steps", type=int, default=STEPS, help=f"(default {STEPS})")
-    add("--only", default="", help="names of models; nothing is written then")
+    add("--only", default="", help="names of models, or real; writes no document")
     add("--document", type=Path, default=DOCS / "text.md", help="of the table")
     add("--only_write", action="store_true", help="train and measure nothing")
     try:
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def measure_all(settings: Settings, names: Sequence[str]) -> None:
     """Train and measure the models of these names, all when there are none."""
     classifier = get_classifier(settings)
-    if not names:
+    if not names or "real" in names:
         measure_real(settings, classifier)
     for model in MODELS:
         if names and model.name not in names:
@@ -102,7 +102,7 @@ def get_classifier(settings: Settings) -> Classifier:
 
 
 def measure_real(settings: Settings, classifier: Classifier) -> None:
-    """The same measures of real scenes: what the classifier and chance leave."""
+    """Of real scenes, and of real scenes of other captions: the most, and chance."""
     for kind, split in SPLITS.items():
         scenes = read_scenes(settings.data, split)
         reference = reference_moments(classifier, scenes)
@@ -111,6 +111,9 @@ def measure_real(settings: Settings, classifier: Classifier) -> None:
         answers, _ = classifier.read(scenes.images)
         row |= caption_accuracy(answers, scenes)
         keep(settings, f"real {kind}", row)
+        others = {key: np.roll(value, 1, axis=0) for key, value in answers.items()}
+        by_chance = caption_accuracy(others, scenes)
+        keep(settings, f"other {kind}", {**by_chance, "fd": row["fd"]})
 
 
 def measure_model(

@@ -8,7 +8,6 @@ from PIL import Image
 from benchmarks.scenes.measures import Row
 from benchmarks.scenes.models import MODELS, SCALES, Model, Settings
 from benchmarks.scenes.truth import SPLITS, Scenes
-from multistep_cm.errors import UserError
 from multistep_cm.reporting.grids import comparison_grid
 
 MARKS = (
@@ -58,8 +57,13 @@ def tables(found: Mapping[str, Row], settings: Settings) -> str:
             _line(headings),
             "|---" * len(headings) + "|",
         ]
-        if f"real {kind}" in found:
-            lines.append(_line(["", "real scenes", "", *cells(found[f"real {kind}"])]))
+        for which, title in (
+            ("real", "real scenes"),
+            ("other", "real scenes of other captions"),
+        ):
+            if f"{which} {kind}" in found:
+                row = found[f"{which} {kind}"]
+                lines.append(_line(["", title, "", *cells(row)]))
         for scale in SCALES:
             for model in MODELS:
                 key = key_of(settings, model, kind, scale)
@@ -96,14 +100,14 @@ def judgement(found: Mapping[str, Row], settings: Settings) -> list[str]:
 def picture(settings: Settings, scenes: Scenes) -> Image.Image:
     """One column a held-out caption, one row a model, all from the same noise.
 
-    Raises UserError when images are missing.
+    Models that were not measured have no row.
     """
     rows = [("real scene", scenes.images[:PICTURED])]
     for model in MODELS:
         key = key_of(settings, model, "held-out", PICTURED_SCALE)
         path = settings.workdir / f"{key.replace(' ', '_')}.npy"
         if not path.exists():
-            raise UserError(f"{path} is missing: run python -m benchmarks.scenes")
+            continue
         name = f"{model.title}, {model.sampling_steps(settings)}"
         rows.append((name, np.load(path)[:PICTURED]))
     title = f"Captions never trained on, guidance {PICTURED_SCALE:g}"

@@ -12,7 +12,7 @@ SAMPLERS = (
 
 MEASUREMENTS = (
     Run(
-        "python -m benchmarks.scenes",
+        "python -m benchmarks.scenes*",
         (
             *READER,
             *("--num_images=40", "--teacher_steps=2", "--classifier_steps=2"),
