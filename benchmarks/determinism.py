@@ -38,7 +38,7 @@ SMALL = (
     "--config=configs/digits.py:stage=teacher",
     "--config.model.channels=(16, 32)",
     "--config.model.blocks=(1, 1)",
-    "--config.training.log_every=1",
+    "--config.training.log_every=2",
     "--config.training.batch_size=32",
     "--config.sampling.num_previews=0",
 )
@@ -83,7 +83,6 @@ CASES = (
         ("training.steps_per_call=2",),
     ),
     Case("threads in a convolution", ONE, flags=""),
-    Case("blocks in a loop", ONE, ("model.scan_blocks=True",)),
     Case("rematerialised", ONE, ("model.remat=full",)),
     Case(
         "two parts of a batch (training.accumulation)",
