@@ -17,8 +17,10 @@ from benchmarks.faults.truth import MEASURED, Truth, leftovers
 OUTPUTS = {"evaluate": "evaluation.json", "sample": "samples/sample.npz"}
 """The command to the file in the workdir that it writes."""
 
-OTHERS = ("classifier.npz",)
-"""What `evaluate` keeps beside it."""
+OTHERS = ("classifier.npz", "evaluation.json.lock")
+"""What `evaluate` keeps beside it, and what a kill in the last moment leaves: an empty
+file for which nobody waits, and which the next row that is written removes.
+"""
 
 
 def command_of(name: str, workdir: Path) -> list[str]:
