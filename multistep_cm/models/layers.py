@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from multistep_cm.models.attention import attend
 from multistep_cm.models.convolution import Conv3x3
 
 EPSILON = 1e-6
@@ -125,6 +126,41 @@ def num_groups(channels: int) -> int:
     return max(groups for groups in range(1, most + 1) if channels % groups == 0)
 
 
+def _mean_of_groups(x: jax.Array, groups: int) -> jax.Array:
+    """[batch, channels] to [batch, groups].
+
+    On CPUs as a matrix product, and so `_to_channels`: else XLA computes the norm's
+    factors anew for every number of an image, with divisions to find the group.
+    """
+
+    def product(x: jax.Array) -> jax.Array:
+        membership = _membership(x.shape[1], groups, x.dtype)
+        return x @ membership.T * (groups / x.shape[1])
+
+    def default(x: jax.Array) -> jax.Array:
+        return x.reshape(x.shape[0], groups, -1).mean(-1)
+
+    return jax.lax.platform_dependent(x, cpu=product, default=default)
+
+
+def _to_channels(x: jax.Array, gain: jax.Array) -> jax.Array:
+    """[batch, groups] for each channel of its group, times gain [channels]."""
+
+    def product(x: jax.Array, gain: jax.Array) -> jax.Array:
+        return x @ (_membership(gain.size, x.shape[1], x.dtype) * gain)
+
+    def default(x: jax.Array, gain: jax.Array) -> jax.Array:
+        y = x[:, :, None] * gain.reshape(1, x.shape[1], -1)
+        return y.reshape(x.shape[0], -1)
+
+    return jax.lax.platform_dependent(x, gain, cpu=product, default=default)
+
+
+def _membership(channels: int, groups: int, dtype: DTypeLike) -> jax.Array:
+    """[groups, channels]: 1 where a channel is of a group."""
+    return jnp.repeat(jnp.eye(groups, dtype=dtype), channels // groups, axis=1)
+
+
 class GroupNorm(nn.Module):
     """A norm over space and groups of channels; float32 inside.
 
@@ -140,18 +176,18 @@ class GroupNorm(nn.Module):
     ) -> jax.Array:
         """x: [batch, height, width, channels], film: (scale, shift), each
         [batch, channels]; returns FiLM of the norm of x, in `dtype`."""
-        batch, channels = x.shape[0], x.shape[-1]
+        channels = x.shape[-1]
         ones, zeros = nn.initializers.ones, nn.initializers.zeros
         gain = self.param("scale", ones, (channels,))
         offset = self.param("bias", zeros, (channels,))
         x = x.astype(jnp.float32)
-        groups = (batch, num_groups(channels), -1)
-        mean = x.mean((1, 2)).reshape(groups).mean(-1, keepdims=True)
-        square = (x * x).mean((1, 2)).reshape(groups).mean(-1, keepdims=True)
+        groups = num_groups(channels)
+        mean = _mean_of_groups(x.mean((1, 2)), groups)
+        square = _mean_of_groups((x * x).mean((1, 2)), groups)
         inverse = jax.lax.rsqrt(jnp.maximum(square - mean**2, 0.0) + EPSILON)
-        gain = gain.reshape(1, *groups[1:]) * inverse
-        offset = offset.reshape(1, *groups[1:]) - mean * gain
-        gain, offset = gain.reshape(batch, channels), offset.reshape(batch, channels)
+        # The mean is taken off in units of the result: both are linear in the gain.
+        offset = offset - _to_channels(mean * inverse, gain)
+        gain = _to_channels(inverse, gain)
         if film is not None:
             scale, shift = (part.astype(jnp.float32) for part in film)
             gain, offset = gain * (1 + scale), offset * (1 + scale) + shift
@@ -212,13 +248,18 @@ class SelfAttention(nn.Module):
         h = stacked_dense(3, channels, self.dtype, "qkv")(h)
         h = h.reshape(*h.shape[:3], channels // self.head_dim, self.head_dim)
         gains = self.param("qk_norm", nn.initializers.ones, (2, 1, self.head_dim))
-        qk = h[:, :, :2].astype(jnp.float32)
-        qk *= jax.lax.rsqrt((qk * qk).mean(-1, keepdims=True) + EPSILON) * gains
-        qk = qk.astype(self.dtype)
-        h = jax.nn.dot_product_attention(
-            qk[:, :, 0], qk[:, :, 1], h[:, :, 2], implementation="xla"
-        )
+        # A split, whose gradient is one concatenation.
+        q, k, v = (part.squeeze(2) for part in jnp.split(h, 3, 2))
+        h = attend(_normed(q, gains[0]), _normed(k, gains[1]), v)
         return dense(channels, self.dtype, "out", zero_init=True)(h.reshape(x.shape))
+
+
+def _normed(x: jax.Array, gain: jax.Array) -> jax.Array:
+    """Each vector of the last axis over its root mean square, times gain [1, width];
+    float32 inside, returned in the dtype of x."""
+    wide = x.astype(jnp.float32)
+    wide *= jax.lax.rsqrt((wide * wide).mean(-1, keepdims=True) + EPSILON) * gain
+    return wide.astype(x.dtype)
 
 
 class CrossAttention(nn.Module):
@@ -242,14 +283,9 @@ class CrossAttention(nn.Module):
         kv = kv.reshape(*kv.shape[:3], *heads)
         gains = self.param("qk_norm", nn.initializers.ones, (2, 1, self.head_dim))
 
-        def normed(a: jax.Array, gain: jax.Array) -> jax.Array:
-            a = a.astype(jnp.float32)
-            a *= jax.lax.rsqrt((a * a).mean(-1, keepdims=True) + EPSILON) * gain
-            return a.astype(self.dtype)
-
         h = jax.nn.dot_product_attention(
-            normed(q, gains[0]),
-            normed(kv[:, :, 0], gains[1]),
+            _normed(q, gains[0]),
+            _normed(kv[:, :, 0], gains[1]),
             kv[:, :, 1],
             mask=mask[:, None, None],
             implementation="xla",
