@@ -14,7 +14,7 @@ from benchmarks.peers.torch_side import (
 )
 from benchmarks.train_step.work import Side, Work
 
-ABSENT = ("torchvision", "tensorboard")
+ABSENT = ("clize", "imageio", "matplotlib", "tensorboard", "torchvision")
 
 
 def make_side(work: Work, path: str) -> Side:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,8 +67,8 @@ def make_side(work: Work, path: str) -> Side:
 def make_config(work: Work) -> ConfigDict:
     """The config of this work: our defaults, at this shape."""
     config = default_config()
-    config.method = work.method
-    values = {
+    config.method = "ct" if work.method == "ct" else "cd"
+    values: dict[str, Any] = {
         "data.image_size": work.size,
         "data.channels": 3,
         "data.num_classes": 0,
@@ -78,6 +79,8 @@ def make_config(work: Work) -> ConfigDict:
         "model.scan_blocks": work.scan,
         "training.batch_size": work.batch,
     }
+    if work.method == "heun":
+        values["consistency.hop"] = "heun"
     config.update_from_flattened_dict(values)
     return config
 

@@ -1,12 +1,14 @@
 """Our train step, and those of other repositories on the same shape, in turns.
 
-  python -m benchmarks.train_step [--method=cd|ct] [--model=unet|uvit] [--threads=1]
-      [--peer=NAME=PATH ..] [--peer_python=PYTHON] [--compiled] [--rounds=9]
+  python -m benchmarks.train_step [--method=cd|ct|heun] [--model=unet|uvit]
+      [--threads=1] [--peer=NAME=PATH ..] [--peer_python=PYTHON] [--compiled]
+      [--rounds=9]
 
-NAME is fastgen or tract (CD) or ect (CT); PATH is a clone of its repository, and
-PYTHON has PyTorch and what the repository imports. Every side is a process; in every
-round each takes two steps, of which the second counts, so that whatever else the
-machine does meets all alike.
+NAME is fastgen or tract (CD), ect (CT) or openai (heun: CD whose hop is Heun's, with
+two calls of the teacher); PATH is a clone of its repository, and PYTHON has PyTorch and
+what the repository imports. Every side is a process; in every round each takes two
+steps, of which the second counts, so that whatever else the machine does meets all
+alike.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from benchmarks.documents import replace_between
 from benchmarks.train_step.text import table
 from benchmarks.train_step.work import Work
 from benchmarks.train_step.worker import command
@@ -29,7 +32,7 @@ from multistep_cm.files import write_text
 
 ROOT = Path(__file__).parents[2]
 WARM_UP = 1
-PEERS = {"cd": ("fastgen", "tract"), "ct": ("ect",)}
+PEERS = {"cd": ("fastgen", "tract"), "ct": ("ect",), "heun": ("openai",)}
 """Method to the peers that have it."""
 
 Result: TypeAlias = dict[str, Any]
@@ -52,9 +55,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--compiled", action="store_true", help="torch.compile peers")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--output", default="runs/train_step.json")
+    parser.add_argument("--results", help="a written output: measure nothing")
+    parser.add_argument(
+        "--document", help="file with marks that the table goes between"
+    )
     args = parser.parse_args(argv)
     work = Work(args.method, args.model, args.batch, args.size, args.threads)
     try:
+        if args.results:
+            record = json.loads(read_text(args.results))
+            show(Work(**record["work"]), record["sides"], args.document)
+            return 0
         peers = parse_peers(args.peer, args.method)
         if peers and args.model != "unet":
             raise UserError(
@@ -63,14 +74,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in sorted(set(PEERS[args.method]) - set(peers)):
             print(f"{name} is skipped: give its repository with --peer={name}=PATH")
         results = measure(work, peers, args.peer_python, args.compiled, args.rounds)
+        record = {"work": dataclasses.asdict(work), "sides": results}
+        write_text(Path(args.output), json.dumps(record, indent=2) + "\n")
+        print(f"wrote {args.output}")
+        show(work, results, args.document)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(table(work, results))
-    record = {"work": dataclasses.asdict(work), "sides": results}
-    write_text(Path(args.output), json.dumps(record, indent=2) + "\n")
-    print(f"wrote {args.output}")
     return 0
+
+
+def read_text(path: str) -> str:
+    """UserError when it cannot be read."""
+    try:
+        return Path(path).read_text()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def show(work: Work, results: Mapping[str, Result], document: str | None) -> None:
+    """Print the table, and put it between the marks of a document if there is one."""
+    text = table(work, results)
+    print(text)
+    if document:
+        begin, end = (
+            f"<!-- {word} train_step {work.method} {work.model} -->"
+            for word in ("begin", "end")
+        )
+        whole = read_text(document)
+        write_text(Path(document), replace_between(whole, begin, end, text, document))
+        print(f"wrote {document}")
 
 
 def parse_peers(words: Sequence[str], method: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """A step: its method (cd or ct), our network (unet or uvit) and its batch.
+    """A step: its method (cd, ct or heun), our network (unet or uvit) and its batch.
 
     Peers have a UNet of 64, 128 and 128 channels, 2 blocks a level and attention at 16,
     in float32; ours has about as many FLOPs.

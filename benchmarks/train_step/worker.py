@@ -22,6 +22,7 @@ MAKERS = {
     "fastgen": "benchmarks.peers.fastgen",
     "tract": "benchmarks.peers.tract",
     "ect": "benchmarks.peers.ect",
+    "openai": "benchmarks.peers.openai",
 }
 """Name of a side to the module with its `make_side`."""
 

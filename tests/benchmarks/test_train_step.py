@@ -1,12 +1,15 @@
 """The benchmark of train steps: its workers, its ratios, its sentences."""
 
+import dataclasses
 import io
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
-from benchmarks.train_step.run import ask, parse_peers, summary, worker
+from benchmarks.train_step.ours import make_config
+from benchmarks.train_step.run import ask, main, parse_peers, summary, worker
 from benchmarks.train_step.text import table
 from benchmarks.train_step.work import Side, Work
 from benchmarks.train_step.worker import serve
@@ -45,6 +48,32 @@ def test_the_ratio_is_above_one_where_ours_is_faster() -> None:
         result.update(summary(Work(), result))
     row = next(x for x in table(Work(), sides).splitlines() if x.startswith("| other"))
     assert "| 1.50 |" in row
+
+
+def test_a_record_becomes_the_table_of_a_document(tmp_path: Path) -> None:
+    side = {**FACTS, "steps": steps(2.0)}
+    record = {
+        "work": dataclasses.asdict(Work(method="ct")),
+        "sides": {"ours": {**side, **summary(Work(), side)}},
+    }
+    results, document = tmp_path / "results.json", tmp_path / "document.md"
+    results.write_text(json.dumps(record))
+    marks = [f"<!-- {word} train_step ct unet -->" for word in ("begin", "end")]
+    document.write_text("before\n" + "\nold\n".join(marks) + "\nafter\n")
+    words = [f"--results={results}", f"--document={document}"]
+    assert main(words) == 0
+    text = document.read_text()
+    assert "old" not in text and "| ours | 2.00 |" in text
+    assert text.startswith("before\n") and text.endswith("after\n")
+    document.write_text("no marks")
+    assert main(words) == 1
+    assert main(["--results=/nowhere"]) == 1
+
+
+def test_heun_is_the_hop_of_a_distillation() -> None:
+    assert make_config(Work(method="heun")).method == "cd"
+    assert make_config(Work(method="heun")).consistency.hop == "heun"
+    assert make_config(Work(method="ct")).method == "ct"
 
 
 @pytest.mark.parametrize("word", ["nobody=.", "ect=.", "tract=", "tract=/nowhere"])
