@@ -20,7 +20,7 @@ from multistep_cm.evaluation.npz import load_samples
 from tests.data.conftest import png, write_dataset
 from tests.training.tiny import flags, tiny_config
 
-TEXTS = ["a two above a one", "a three", "a four", "five"] * 18
+TEXTS = ["a two above a one", "a three", "a four", "five"] * 36
 
 
 @pytest.fixture(scope="module", autouse=True)
