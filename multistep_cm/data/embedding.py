@@ -7,13 +7,14 @@ reads.
 """
 
 import functools
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow_datasets as tfds
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 
 from multistep_cm.errors import UserError
 from multistep_cm.files import written_aside
@@ -43,7 +44,7 @@ def embed_split(
     paths = []
     for start in range(0, len(captions), PART):
         part = captions[start : start + PART]
-        path = folder / f"{start // PART:06}.npz"
+        path = folder / f"{start // PART:06}.safetensors"
         paths.append(path)
         if not _is_whole(path, len(part)):
             done = functools.partial(_shifted, report, start)
@@ -77,16 +78,16 @@ def _write_part(
         masks.append(np.asarray(mask, bool))
         report(start + len(short))
     embedding, mask = np.concatenate(embeddings), np.concatenate(masks)
-    with written_aside(path) as aside, aside.open("wb") as file:
-        np.savez(file, embedding=embedding, mask=mask)
+    with written_aside(path) as aside:
+        aside.write_bytes(save({"embedding": embedding, "mask": mask}))
 
 
 def _is_whole(path: Path, number: int) -> bool:
     """Whether the file is there with so many captions."""
     try:
-        with path.open("rb") as file, np.load(file) as part:
-            return len(part["embedding"]) == len(part["mask"]) == number
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        part = load_file(path)
+        return len(part["embedding"]) == len(part["mask"]) == number
+    except (OSError, KeyError, SafetensorError):
         return False
 
 
@@ -97,8 +98,8 @@ def read_parts(paths: Sequence[Path]) -> Iterator[tuple[np.ndarray, np.ndarray]]
     """
     shape = None
     for path in paths:
-        with np.load(path) as part:
-            embeddings, masks = part["embedding"], part["mask"]
+        part = load_file(path)
+        embeddings, masks = part["embedding"], part["mask"]
         if shape not in (None, embeddings.shape[1:]):
             raise UserError(
                 f"{path} holds embeddings of shape {embeddings.shape[1:]}, but those "

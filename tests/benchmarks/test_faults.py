@@ -19,6 +19,12 @@ from multistep_cm import checkpoints
 from multistep_cm.training.loop import train
 from tests.training.tiny import one_device, tiny_config
 
+# TensorStore leaves a coroutine behind when it meets damage.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("collected"),
+]
+
 TRIALS = 8
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from safetensors.numpy import save
 
 from multistep_cm.config import default_config
 from multistep_cm.data import embed, embedding
@@ -146,8 +147,9 @@ def test_bad_input_is_said_in_a_sentence(
 
 def test_parts_of_two_encoders(tmp_path: Path) -> None:
     paths = embedding.embed_split(TEXTS[:4], tmp_path, Words(), 3)
-    wide = tmp_path / "000001.npz"
-    np.savez(wide, embedding=np.zeros((1, 2, 9)), mask=np.ones((1, 2), bool))
+    wide = tmp_path / "000001.safetensors"
+    arrays = {"embedding": np.zeros((1, 2, 9)), "mask": np.ones((1, 2), bool)}
+    wide.write_bytes(save(arrays))
     with pytest.raises(UserError, match=r"delete .* and make them again"):
         list(embedding.read_parts([*paths, wide]))
 

@@ -1,6 +1,5 @@
 """What stands still ends by itself, and says where: real processes that hang."""
 
-import os
 import subprocess
 import sys
 import time
@@ -11,8 +10,8 @@ import pytest
 from PIL import Image
 
 from multistep_cm.training.watchdog import STALLED, Watchdog
-from tests.training.test_resume import PATIENCE, ROOT, training_process
-from tests.training.tiny import tiny_config
+from tests.training.test_resume import PATIENCE, ROOT
+from tests.training.tiny import flags, tiny_config
 
 HANG = """
 import ctypes, sys, threading, time
@@ -117,9 +116,31 @@ def test_a_process_that_stood_still_itself_is_no_stall(
     assert ended[0] == 100.0
 
 
+HANGING = """
+import sys, threading
+from pathlib import Path
+
+from multistep_cm.commands.main import main
+from multistep_cm.data import folder_source
+
+read = folder_source.read_bytes
+
+
+def read_or_hang(path, most_bytes):
+    if Path(sys.argv[1]).exists():
+        threading.Event().wait()
+    return read(path, most_bytes)
+
+
+folder_source.read_bytes = read_or_hang
+sys.exit(main(sys.argv[2:]))
+"""
+"""A run on a disk that answers no more as soon as a file is there."""
+
+
 def test_a_source_that_hangs_ends_the_run(tmp_path: Path) -> None:
-    """A file becomes a pipe into which nobody writes, while the step compiles."""
-    folder, workdir = tmp_path / "images", tmp_path / "run"
+    """A disk answers no more while the step compiles."""
+    folder, workdir, switch = (tmp_path / name for name in ("images", "run", "hangs"))
     folder.mkdir()
     for index in range(40):
         image = np.full((8, 8), index, np.uint8)
@@ -133,14 +154,20 @@ def test_a_source_that_hangs_ends_the_run(tmp_path: Path) -> None:
         training__num_steps=1000,
         training__stall_timeout=8.0,
     )
-    with training_process(config, workdir) as process:
+    words = ["train", "--config=configs/digits.py", f"--workdir={workdir}"]
+    with subprocess.Popen(
+        [sys.executable, "-c", HANGING, str(switch), *words, *flags(config)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         while "compiling the train step" not in line:
             assert line
             line = process.stdout.readline()
-        (folder / "20.png").unlink()
-        os.mkfifo(folder / "20.png")
+        switch.touch()
         said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == STALLED, said
     sentence = said.splitlines()[-1]
