@@ -160,6 +160,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_waits(tmp_path: Path) -> None:
 
 def test_all_writers_are_closed_though_one_cannot(tmp_path: Path) -> None:
     lines = JsonlWriter(tmp_path / "metrics.jsonl")
+    lines._file.close()
     lines._file = FULL.open("a", encoding="utf-8")
     lines._file.write("pending")
     events = TensorBoardWriter(tmp_path)
