@@ -5,7 +5,7 @@ Commands:  multistep-cm train --config=configs/digits.py:stage=teacher --workdir
            multistep-cm train --config=configs/digits.py:stage=cd,steps=4 --workdir=S \\
                --config.teacher.workdir=T
            multistep-cm train --config=configs/digits.py:stage=ct,steps=4 --workdir=S
-Hardware:  2 CPU cores; launch/quickstart.sh runs all of it in a quarter of an hour.
+Hardware:  2 CPU cores; launch/quickstart.sh runs all of it in less than ten minutes.
 Expected:  Fréchet distance 0.002 of the teacher, 0.002 to 0.005 of CD from 8 to 1 steps
            (measured by us: README.md).
 """
