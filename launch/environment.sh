@@ -12,6 +12,10 @@ is_new_enough='import sys; sys.exit(sys.version_info < (3, 11))'
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}"
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="${JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS:-0.5}"
 
+# Large pages where glibc has them: a train step on CPU maps and unmaps its buffers, and
+# small pages cost up to a fifth of its time (docs/performance.md).
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
+
 fail() {
   printf '%s\n' "$1" >&2
   exit 1
