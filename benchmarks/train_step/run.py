@@ -6,7 +6,8 @@
 
 NAME is fastgen or tract (CD), ect (CT) or openai (heun: CD whose hop is Heun's, with
 two calls of the teacher); PATH is a clone of its repository, and PYTHON has PyTorch and
-what the repository imports. Every side is a process; in every round each takes two
+what the repository imports. No repository has a U-ViT: --model=uvit --peer=twin is ours
+written anew in PyTorch. Every side is a process; in every round each takes two
 steps, of which the second counts, so that whatever else the machine does meets all
 alike.
 """
@@ -32,8 +33,16 @@ from multistep_cm.files import write_text
 
 ROOT = Path(__file__).parents[2]
 WARM_UP = 1
-PEERS = {"cd": ("fastgen", "tract"), "ct": ("ect",), "heun": ("openai",)}
-"""Method to the peers that have it."""
+TWIN = "twin"
+"""The one side in PyTorch that is of this repository."""
+
+PEERS = {
+    ("cd", "unet"): ("fastgen", "tract"),
+    ("ct", "unet"): ("ect",),
+    ("heun", "unet"): ("openai",),
+    ("cd", "uvit"): (TWIN,),
+}
+"""Method and model to the peers that have them."""
 
 Result: TypeAlias = dict[str, Any]
 
@@ -45,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--method", choices=PEERS, default="cd")
+    parser.add_argument("--method", choices=("cd", "ct", "heun"), default="cd")
     parser.add_argument("--model", choices=("unet", "uvit"), default="unet")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--size", type=int, default=32, help="of images, in pixels")
@@ -66,13 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             record = json.loads(read_text(args.results))
             show(Work(**record["work"]), record["sides"], args.document)
             return 0
-        peers = parse_peers(args.peer, args.method)
-        if peers and args.model != "unet":
-            raise UserError(
-                f"--model={args.model}: peers have a unet, leave out --peer"
-            )
-        for name in sorted(set(PEERS[args.method]) - set(peers)):
-            print(f"{name} is skipped: give its repository with --peer={name}=PATH")
+        known = PEERS.get((args.method, args.model), ())
+        peers = parse_peers(args.peer, known)
+        for name in sorted(set(known) - set(peers)):
+            where = "" if name == TWIN else "=PATH"
+            print(f"{name} is skipped: ask for it with --peer={name}{where}")
         results = measure(work, peers, args.peer_python, args.compiled, args.rounds)
         record = {"work": dataclasses.asdict(work), "sides": results}
         write_text(Path(args.output), json.dumps(record, indent=2) + "\n")
@@ -106,14 +113,17 @@ def show(work: Work, results: Mapping[str, Result], document: str | None) -> Non
         print(f"wrote {document}")
 
 
-def parse_peers(words: Sequence[str], method: str) -> dict[str, str]:
+def parse_peers(words: Sequence[str], known: Sequence[str]) -> dict[str, str]:
     """`NAME=PATH` to a table; UserError when a name or a folder is not there."""
     peers = {}
     for word in words:
         name, _, path = word.partition("=")
-        if name not in PEERS[method]:
-            known = " or ".join(PEERS[method])
-            raise UserError(f"--peer={word}: expected NAME=PATH, NAME {known}")
+        if name not in known:
+            names = " or ".join(known) or "nothing: no peer has this method and model"
+            raise UserError(f"--peer={word}: expected NAME=PATH, NAME {names}")
+        if name == TWIN and not path:
+            peers[name] = ""
+            continue
         if not path or not Path(path).is_dir():
             raise UserError(f"--peer={word}: there is no folder {path or '(empty)'}")
         peers[name] = str(Path(path).resolve())

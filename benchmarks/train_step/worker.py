@@ -23,6 +23,7 @@ MAKERS = {
     "tract": "benchmarks.peers.tract",
     "ect": "benchmarks.peers.ect",
     "openai": "benchmarks.peers.openai",
+    "twin": "benchmarks.peers.twin",
 }
 """Name of a side to the module with its `make_side`."""
 

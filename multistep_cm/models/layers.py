@@ -208,14 +208,31 @@ def dense(
     return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
 
 
-def stacked_dense(
-    count: int, features: int, dtype: DTypeLike, name: str
-) -> nn.DenseGeneral:
-    """`count` matrix products of the same input in one; returns [.., count, features].
+class StackedDense(nn.Module):
+    """`count` matrix products of the same input, with biases.
 
     The kernel is [inputs, count, features]: cut along the last axis, all are cut alike.
+    One product with all of it would leave `count` among the last two axes of the
+    result, where TPUs pad it to 8 and copy to take it apart.
     """
-    return nn.DenseGeneral((count, features), dtype=dtype, name=name)
+
+    count: int
+    features: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
+        """x: [.., inputs]; returns `count` of [.., features]."""
+        shape = (x.shape[-1], self.count, self.features)
+
+        def draw(key: jax.Array) -> jax.Array:
+            flat = (shape[0], self.count * self.features)
+            return nn.initializers.lecun_normal()(key, flat).reshape(shape)
+
+        kernel = self.param("kernel", draw)
+        bias = self.param("bias", nn.initializers.zeros, shape[1:])
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        return tuple(x @ kernel[:, i] + bias[i] for i in range(self.count))
 
 
 class FiLM(nn.Module):
@@ -227,8 +244,10 @@ class FiLM(nn.Module):
     @nn.compact
     def __call__(self, condition: jax.Array) -> tuple[jax.Array, jax.Array]:
         """condition: [batch, width]; returns two of [batch, features]."""
-        both = stacked_dense(2, self.features, self.dtype, "both")(condition)
-        return both[:, 0], both[:, 1]
+        scale, shift = StackedDense(2, self.features, self.dtype, name="both")(
+            condition
+        )
+        return scale, shift
 
 
 class SelfAttention(nn.Module):
@@ -245,13 +264,17 @@ class SelfAttention(nn.Module):
         """x: [batch, height, width, channels], channels divisible by head_dim."""
         batch, height, width, channels = x.shape
         h = layer_norm(self.dtype, "norm")(x).reshape(batch, height * width, channels)
-        h = stacked_dense(3, channels, self.dtype, "qkv")(h)
-        h = h.reshape(*h.shape[:3], channels // self.head_dim, self.head_dim)
+        parts = StackedDense(3, channels, self.dtype, name="qkv")(h)
+        q, k, v = (_split_heads(part, self.head_dim) for part in parts)
         gains = self.param("qk_norm", nn.initializers.ones, (2, 1, self.head_dim))
-        # A split, whose gradient is one concatenation.
-        q, k, v = (part.squeeze(2) for part in jnp.split(h, 3, 2))
         h = attend(_normed(q, gains[0]), _normed(k, gains[1]), v)
-        return dense(channels, self.dtype, "out", zero_init=True)(h.reshape(x.shape))
+        h = h.swapaxes(1, 2).reshape(x.shape)
+        return dense(channels, self.dtype, "out", zero_init=True)(h)
+
+
+def _split_heads(x: jax.Array, head_dim: int) -> jax.Array:
+    """[batch, tokens, channels] to [batch, heads, tokens, head_dim]."""
+    return x.reshape(*x.shape[:2], -1, head_dim).swapaxes(1, 2)
 
 
 def _normed(x: jax.Array, gain: jax.Array) -> jax.Array:
@@ -279,14 +302,14 @@ class CrossAttention(nn.Module):
         heads = (channels // self.head_dim, self.head_dim)
         h = layer_norm(self.dtype, "norm")(x).reshape(batch, -1, channels)
         q = dense(channels, self.dtype, "q")(h).reshape(batch, -1, *heads)
-        kv = stacked_dense(2, channels, self.dtype, "kv")(text)
-        kv = kv.reshape(*kv.shape[:3], *heads)
+        parts = StackedDense(2, channels, self.dtype, name="kv")(text)
+        k, v = (part.reshape(*part.shape[:2], *heads) for part in parts)
         gains = self.param("qk_norm", nn.initializers.ones, (2, 1, self.head_dim))
 
         h = jax.nn.dot_product_attention(
             _normed(q, gains[0]),
-            _normed(kv[:, :, 0], gains[1]),
-            kv[:, :, 1],
+            _normed(k, gains[1]),
+            v,
             mask=mask[:, None, None],
             implementation="xla",
         )

@@ -79,8 +79,14 @@ def test_heun_is_the_hop_of_a_distillation() -> None:
 @pytest.mark.parametrize("word", ["nobody=.", "ect=.", "tract=", "tract=/nowhere"])
 def test_a_wrong_peer_is_one_sentence(word: str) -> None:
     with pytest.raises(UserError, match=rf"^--peer={word}: ") as said:
-        parse_peers([word], "cd")
+        parse_peers([word], ("fastgen", "tract"))
     assert "\n" not in str(said.value)
+
+
+def test_the_twin_needs_no_clone() -> None:
+    assert parse_peers(["twin"], ("twin",)) == {"twin": ""}
+    with pytest.raises(UserError, match="no peer has this method and model"):
+        parse_peers(["twin"], ())
 
 
 def test_a_side_that_does_not_start_is_one_sentence() -> None:
