@@ -30,7 +30,8 @@ class Settings:
         seed: of training.
         teacher_steps: sampling steps of the diffusion model and its distillation.
         num_images: measured of each split.
-        longer: what multiplies the length of every training.
+        longer, students_longer: what multiplies the length of training of the
+            diffusion model, and of all others.
         classifier_steps: optimizer steps of the classifier.
         overrides: config keys of every run.
     """
@@ -40,6 +41,7 @@ class Settings:
     teacher_steps: int
     num_images: int
     longer: int
+    students_longer: int
     classifier_steps: int
     overrides: tuple[tuple[str, str], ...] = ()
 
@@ -78,16 +80,18 @@ def train_model(model: Model, settings: Settings) -> Path:
     Raises UserError when it was stopped.
     """
     folder = settings.workdir / model.name
+    is_teacher = model.stage == "teacher"
     keys = {
         "data.directory": str(settings.data),
         "sampling.num_previews": "0",
         "seed": str(settings.seed),
     }
-    if model.stage != "teacher":
+    if not is_teacher:
         keys["teacher.workdir"] = str((settings.workdir / "teacher").resolve())
     steps = f",steps={model.steps}" if model.steps else ""
+    longer = settings.longer if is_teacher else settings.students_longer
     config = load_config(
-        f"{CONFIG}:stage={model.stage}{steps},longer={settings.longer}",
+        f"{CONFIG}:stage={model.stage}{steps},longer={longer}",
         {**keys, **dict(settings.overrides)},
     )
     if not train(config, folder):

@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--seed", type=int, default=1, help="of training (default 1)")
     add("--teacher_steps", type=int, default=256, help="to sample it (default 256)")
     add("--num_images", type=int, default=1000, help="of each split (default 1000)")
-    add("--longer", type=int, default=1, help="multiplies all trainings (default 1)")
+    add("--longer", type=int, default=1, help="multiplies the training (default 1)")
+    add("--students_longer", type=int, help="of students (default: as --longer)")
     add("--classifier_steps", type=int, default=STEPS, help=f"(default {STEPS})")
     add("--only", default="", help="names of models, or real; writes no document")
     add("--document", type=Path, default=DOCS / "text.md", help="of the table")
@@ -59,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.teacher_steps,
             arguments.num_images,
             arguments.longer,
+            arguments.students_longer or arguments.longer,
             arguments.classifier_steps,
             tuple(sorted(overrides.items())),
         )

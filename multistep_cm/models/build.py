@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from multistep_cm.models.dropout import rounded
 from multistep_cm.models.layers import BlockOptions
 from multistep_cm.models.level import REMAT_POLICIES, Ready
 from multistep_cm.models.mlp import ResidualMLP
@@ -119,6 +120,11 @@ def check_model(model_config: Mapping[str, Any], image_size: int) -> None:
     if not 0 <= model["dropout"] < 1:
         raise ValueError(
             f"config key model.dropout is {model['dropout']}, expected in [0, 1)"
+        )
+    if model["dropout"] and not rounded(model["dropout"]):
+        raise ValueError(
+            f"config key model.dropout is {model['dropout']}, expected 0 or at least "
+            "1/256, the step between rates"
         )
     if model["name"] == "mlp":
         _check_mlp(model)

@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 
 from multistep_cm.models.attention import attend
 from multistep_cm.models.convolution import Conv3x3
+from multistep_cm.models.dropout import Dropout
 
 EPSILON = 1e-6
 TIME_SCALE = 1000.0
@@ -348,7 +349,7 @@ class ResNetBlock(nn.Module):
         h = Conv3x3(o.channels, o.dtype, name="conv_in")(nn.swish(h))
         film = FiLM(o.channels, o.dtype, name="film")(condition.vector)
         h = nn.swish(GroupNorm(o.dtype, name="norm_out")(h, film))
-        h = nn.Dropout(o.dropout, deterministic=not o.train)(h)
+        h = Dropout(o.dropout, deterministic=not o.train)(h)
         return x + Conv3x3(o.channels, o.dtype, zero_init=True, name="out")(h)
 
 

@@ -5,6 +5,7 @@ import flax.linen as nn
 import jax
 
 from multistep_cm.models import layers
+from multistep_cm.models.dropout import Dropout
 
 
 class MLP(nn.Module):
@@ -24,7 +25,7 @@ class MLP(nn.Module):
         film = layers.FiLM(h.shape[-1], o.dtype, name="film")(condition.vector)
         scale, shift = (part[:, None, None] for part in film)
         h = nn.swish(h) * (1 + scale) + shift
-        h = nn.Dropout(o.dropout, deterministic=not o.train)(h)
+        h = Dropout(o.dropout, deterministic=not o.train)(h)
         return layers.dense(o.channels, o.dtype, "down", zero_init=True)(h)
 
 

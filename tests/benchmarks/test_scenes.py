@@ -11,7 +11,7 @@ from benchmarks.scenes.truth import SPLITS, Scenes
 from multistep_cm.config import load_config
 from multistep_cm.validation import validate
 
-SETTINGS = Settings(Path("w"), 1, 64, 10, 1, 2)
+SETTINGS = Settings(Path("w"), 1, 64, 10, 1, 1, 2)
 
 
 def scenes() -> Scenes:

@@ -85,6 +85,7 @@ def test_good_models_pass() -> None:
         ({"blocks": (2, 0)}, 8, r"model.blocks has \(2, 0\), expected whole numbers"),
         ({"channels": (8.0, 16)}, 8, r"model.channels has \(8.0, 16\), expected whole"),
         ({"head_dim": 0}, 8, r"model.head_dim has \(0,\), expected whole numbers"),
+        ({"dropout": 0.001}, 8, "model.dropout is 0.001, expected 0 or at least 1/256"),
         ({"dropout": 1.0}, 8, r"model.dropout is 1.0, expected in \[0, 1\)"),
         ({}, 9, "image size 9 is not divisible by 2"),
         ({}, 0, "image size 0 is not divisible by 2"),
