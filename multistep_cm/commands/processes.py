@@ -58,6 +58,8 @@ def start(
 
     if arguments.compilation_cache is not None:
         jax.config.update("jax_compilation_cache_dir", arguments.compilation_cache)
+        # Small programs too: a start has dozens of them.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     start_processes(
         ProcessOptions(
             arguments.coordinator,
