@@ -44,6 +44,7 @@ def test_every_case_is_held_against_one_before_it() -> None:
         names.append(case.name)
 
 
+@pytest.mark.slow
 def test_two_fresh_processes_have_the_same_bits(tmp_path: Path) -> None:
     tiny = ("model.name=mlp", "model.channels=(16,)", "model.blocks=(1,)")
     more = (*tiny, "model.attention_resolutions=()")

@@ -40,6 +40,7 @@ def pristine(
         yield Pristine(workdir)
 
 
+@pytest.mark.slow
 def test_damage_is_noticed_or_harmless(pristine: Pristine, tmp_path: Path) -> None:
     trials = [try_damage(pristine, tmp_path, [3, 3, n]) for n in range(TRIALS)]
     assert [trial for trial in trials if trial["outcome"] not in GOOD] == []

@@ -24,6 +24,7 @@ def test_levels_end_at_eight_pixels() -> None:
     assert growing.levels(64)["model.channels"] == (32, 64, 64, 64)
 
 
+@pytest.mark.slow
 def test_a_tiny_axis(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -31,6 +31,7 @@ def problem() -> Problem:
     return make_problem("two_normals")
 
 
+@pytest.mark.slow
 def test_the_whole_command(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -126,6 +127,7 @@ def test_the_exact_teacher_is_the_posterior_mean() -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_trainer_approaches_the_optimum(problem: Problem) -> None:
     """The denoising loss has the exact denoiser's as its lower bound."""
     first = problem.initial(jax.random.key(0))

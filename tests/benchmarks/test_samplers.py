@@ -132,6 +132,7 @@ def cells(text: str, heading: str) -> dict[str, list[str]]:
     return {row[1]: row[2:-1] for row in rows[2:] if len(row) > 2}
 
 
+@pytest.mark.slow
 def test_the_whole_command(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -31,6 +31,7 @@ def test_ratios_are_of_the_same_round() -> None:
     assert "4 is the limit" in text
 
 
+@pytest.mark.slow
 def test_the_samplers_run_and_the_document_gets_the_table(tmp_path: Path) -> None:
     document, output = tmp_path / "document.md", tmp_path / "sampling.json"
     document.write_text("\n".join(sampling.MARKS))

@@ -61,6 +61,7 @@ def test_one_mistake(
     assert all(row[other] == 1 for other in others)
 
 
+@pytest.mark.slow
 def test_images_are_far_from_others_and_near_themselves() -> None:
     rng = np.random.default_rng(0)
     real = scenes()

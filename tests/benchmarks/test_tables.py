@@ -170,6 +170,7 @@ def tiny_settings(workdir: Path, directory: Path) -> Settings:
     return Settings(workdir, "unet", 8, 100, tuple(sorted(wanted.items())))
 
 
+@pytest.mark.slow
 def test_a_chain_is_trained_measured_and_kept(
     digits_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
