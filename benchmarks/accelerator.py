@@ -5,8 +5,8 @@
 
 For every batch: images/s, model FLOP/s and their share of the fastest bfloat16 matrix
 product that was measured just before, memory, compile time. Steps run as a train loop
-dispatches them, without waiting for each. A batch that does not fit is said to be so,
-and the larger ones are left out. Pixels are noise and nothing is read or written.
+dispatches them, a few ahead of the device. A batch that does not fit is said to be so,
+and the larger ones are left out. Pixels are noise: no data is read.
 """
 
 import argparse
@@ -24,17 +24,18 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from multistep_cm.commands.arguments import whole
 from multistep_cm.commands.main import split_overrides
 from multistep_cm.config import load_config
 from multistep_cm.errors import UserError
 from multistep_cm.files import write_text
 from multistep_cm.planning.making import with_teacher
 from multistep_cm.training import setup
+from multistep_cm.training.loop import MAX_IN_FLIGHT
 from multistep_cm.training.speed import flops_per_image
 
 SPECIFICATION = "configs/imagenet64.py:size=S,stage=cd"
 WARM_UP = 3
-MAX_IN_FLIGHT = 2
 Row: TypeAlias = dict[str, Any]
 
 
@@ -60,8 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--config", default=SPECIFICATION)
     parser.add_argument("--batches", default="64,128,256", help="ascending, global")
-    parser.add_argument("--steps", type=int, default=20, help="that are timed")
-    parser.add_argument("--peak_size", type=int, default=8192, help="of the matrices")
+    parser.add_argument("--steps", type=whole(1), default=20, help="that are timed")
+    parser.add_argument(
+        "--peak_size", type=whole(1), default=8192, help="of the matrices"
+    )
     parser.add_argument("--output", default="runs/accelerator.json")
     try:
         rest, overrides = split_overrides(sys.argv[1:] if argv is None else argv)

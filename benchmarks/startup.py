@@ -101,7 +101,6 @@ def measure_starts(
 def seconds_of(words: Sequence[str]) -> float:
     """Wall clock of one process of this Python; UserError when it fails."""
     kept = {key: os.environ[key] for key in os.environ if not key.startswith("JAX_")}
-    # Small programs are kept too: that is what users are told to set.
     kept |= {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "")}
     begin = time.perf_counter()
     done = subprocess.run(

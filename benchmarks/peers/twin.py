@@ -87,7 +87,7 @@ class UViT(nn.Module):
         self.norm_out = nn.GroupNorm(low // 4, low)
         self.conv_out = nn.Conv2d(low, 3, 3, padding=1)
         exponents = torch.arange(TIME_WIDTH // 2) / (TIME_WIDTH // 2 - 1)
-        self.register_buffer("frequencies", 1000 * torch.exp(-9.21 * exponents))
+        self.register_buffer("frequencies", 1000 * 10_000.0**-exponents)
 
     def forward(self, z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """z_t: [batch, 3, size, size], t: [batch]; the prediction of v."""

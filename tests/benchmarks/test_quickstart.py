@@ -28,7 +28,6 @@ TINY = {
 }
 
 
-@pytest.mark.slow
 def test_the_whole_job(
     tmp_path: Path,
     digits_directory: Path,
