@@ -19,6 +19,7 @@ from jax.typing import DTypeLike
 from multistep_cm.models.attention import attend
 from multistep_cm.models.convolution import Conv3x3
 from multistep_cm.models.dropout import Dropout
+from multistep_cm.models.products import affine, dot_general, product
 
 EPSILON = 1e-6
 TIME_SCALE = 1000.0
@@ -206,7 +207,13 @@ def dense(
 ) -> nn.Dense:
     """A matrix product over the last axis, with bias."""
     init = nn.initializers.zeros if zero_init else nn.initializers.lecun_normal()
-    return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
+    return nn.Dense(
+        features, dtype=dtype, kernel_init=init, dot_general=dot_general, name=name
+    )
+
+
+def _multiply(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    return product(x, kernel) + bias
 
 
 class StackedDense(nn.Module):
@@ -233,7 +240,8 @@ class StackedDense(nn.Module):
         kernel = self.param("kernel", draw)
         bias = self.param("bias", nn.initializers.zeros, shape[1:])
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        return tuple(x @ kernel[:, i] + bias[i] for i in range(self.count))
+        multiply = affine if x.ndim == 2 else _multiply
+        return tuple(multiply(x, kernel[:, i], bias[i]) for i in range(self.count))
 
 
 class FiLM(nn.Module):

@@ -1,6 +1,8 @@
 """The U-ViT's attention levels: transformer blocks (paper section 5, from simple
 diffusion, arXiv 2301.11093)."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 
@@ -24,7 +26,7 @@ class MLP(nn.Module):
         h = layers.dense(o.mlp_ratio * o.channels, o.dtype, "up")(h)
         film = layers.FiLM(h.shape[-1], o.dtype, name="film")(condition.vector)
         scale, shift = (part[:, None, None] for part in film)
-        h = nn.swish(h) * (1 + scale) + shift
+        h = _activate(h, scale, shift)
         h = Dropout(o.dropout, deterministic=not o.train)(h)
         return layers.dense(o.channels, o.dtype, "down", zero_init=True)(h)
 
@@ -45,3 +47,9 @@ class TransformerBlock(nn.Module):
         x = x + MLP(o, name="mlp")(x, condition)
         x = x + layers.SelfAttention(o.head_dim, o.dtype, name="attention")(x)
         return layers.attend_to_text(x, condition, o)
+
+
+@partial(jax.checkpoint, prevent_cse=False)
+def _activate(h: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
+    """FiLM of swish(h): computed again backwards, so that h is all that is kept."""
+    return nn.swish(h) * (1 + scale) + shift
