@@ -1,9 +1,11 @@
 """What the train loop costs beside its steps: `python -m benchmarks.loop`.
 
-The same compiled step in turns: alone, on one batch that stays on the device, and in
-the loop of `multistep-cm train` with data, metrics, TensorBoard, progress line and
-checkpoints. On a CPU the host's work takes the step's own cores, so that CPU-seconds
-count all of it, hidden or not.
+The same compiled step in turns: alone, on one batch that stays on the device; in the
+loop of `multistep-cm train` with data, metrics, TensorBoard and progress line; there
+with one checkpoint too. What a checkpoint costs does not depend on how many steps lie
+between two, so its seconds are counted apart and held against the config's own
+`checkpoint.every_steps`. On a CPU the host's work takes the step's own cores, so that
+CPU-seconds count all of it, hidden or not.
 """
 
 import argparse
@@ -22,7 +24,7 @@ from ml_collections import ConfigDict
 
 from multistep_cm.config import load_config
 from multistep_cm.errors import UserError
-from multistep_cm.files import write_text
+from multistep_cm.files import make_folder, write_text
 from multistep_cm.sharding.mesh import make_mesh
 from multistep_cm.training import loop, setup
 
@@ -38,6 +40,7 @@ UVIT = {
 """A U-ViT: matrix products, which a CPU does at full speed, so that host work shows."""
 
 WARM_UP = 4
+ALONE, LOOP, SAVING = "alone", "in the loop", "in the loop, with a checkpoint"
 Seconds: TypeAlias = dict[str, list[float]]
 
 
@@ -56,7 +59,7 @@ class Timed:
     def seconds_per_step(self) -> tuple[float, float]:
         """(CPU, wall) seconds between calls, the first ones not counted."""
         first, last = self.calls[WARM_UP], self.calls[-1]
-        number = len(self.calls) - 1 - WARM_UP
+        number = counted(len(self.calls))
         return (last[0] - first[0]) / number, (last[1] - first[1]) / number
 
 
@@ -77,25 +80,29 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"--steps is {args.steps}, expected at least {2 * WARM_UP}")
         config = load_config(args.config, {**UVIT, **turn_settings(args.steps)})
         cpu, wall = measure(config, args.rounds)
+        cadence = config.checkpoint.every_steps
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(table(cpu, wall))
+    print(table(cpu, wall, args.steps, cadence))
     device = jax.devices()[0].device_kind
     record = {"device": device, "cores": os.cpu_count(), "jax": jax.__version__}
+    record |= {"steps": args.steps, "checkpoint_every_steps": cadence}
     record |= {"cpu_seconds": cpu, "wall_seconds": wall}
+    make_folder(Path(args.output).parent)
     write_text(Path(args.output), json.dumps(record, indent=2) + "\n")
     print(f"wrote {args.output}")
     return 0
 
 
 def turn_settings(steps: int) -> dict[str, str]:
-    """Metrics every ten steps and a checkpoint in the middle of each turn."""
-    return {
-        "training.num_steps": str(steps),
-        "training.log_every": "10",
-        "checkpoint.every_steps": str(steps // 2),
-    }
+    """So many steps, and metrics every ten of them."""
+    return {"training.num_steps": str(steps), "training.log_every": "10"}
+
+
+def counted(steps: int) -> int:
+    """The steps of a turn whose time counts."""
+    return steps - 1 - WARM_UP
 
 
 def measure(config: ConfigDict, rounds: int) -> tuple[Seconds, Seconds]:
@@ -103,10 +110,11 @@ def measure(config: ConfigDict, rounds: int) -> tuple[Seconds, Seconds]:
     mesh = make_mesh(config.mesh)
     frozen = setup.freeze(config, mesh, None)
     compiled = setup.build_step(config, mesh, frozen)
-    cpu: Seconds = {"alone": [], "in the loop": []}
-    wall: Seconds = {"alone": [], "in the loop": []}
+    turns = {ALONE: alone, LOOP: in_the_loop, SAVING: with_a_checkpoint}
+    cpu: Seconds = {name: [] for name in turns}
+    wall: Seconds = {name: [] for name in turns}
     for _ in range(rounds):
-        for name, turn in (("alone", alone), ("in the loop", in_the_loop)):
+        for name, turn in turns.items():
             timed = Timed(compiled)
             turn(config, timed)
             by_cpu, by_wall = timed.seconds_per_step()
@@ -133,7 +141,19 @@ def alone(config: ConfigDict, step: Timed) -> None:
 
 
 def in_the_loop(config: ConfigDict, step: Timed) -> None:
+    """A whole run that saves only before and after the steps that count."""
+    run(config, config.training.num_steps, step)
+
+
+def with_a_checkpoint(config: ConfigDict, step: Timed) -> None:
+    """The same, and it saves in the middle too."""
+    run(config, (config.training.num_steps + 1) // 2, step)
+
+
+def run(config: ConfigDict, every_steps: int, step: Timed) -> None:
     """A whole run in a new folder, with this step in the place of its own."""
+    config = config.copy_and_resolve_references()
+    config.checkpoint.every_steps = every_steps
     own = setup.build_step
     setup.build_step = lambda *_: step  # type: ignore[assignment, return-value]
     try:
@@ -143,8 +163,9 @@ def in_the_loop(config: ConfigDict, step: Timed) -> None:
         setup.build_step = own
 
 
-def table(cpu: Seconds, wall: Seconds) -> str:
-    """A row for each, and what the loop adds."""
+def table(cpu: Seconds, wall: Seconds, steps: int, cadence: int) -> str:
+    """A row for each, what the loop adds, and what a checkpoint does every `cadence`
+    steps; a turn had so many steps."""
     lines = [
         "| steps | CPU-ms a step (least .. most) | wall ms a step |",
         "|---|---|---|",
@@ -157,14 +178,26 @@ def table(cpu: Seconds, wall: Seconds) -> str:
             f"| {name} | {middle:.1f} ({least:.1f} .. {most:.1f}) | {clock:.1f} |"
         )
     by_cpu, by_wall = (
-        [b / a - 1 for a, b in zip(*seconds.values(), strict=True)]
+        [b / a - 1 for a, b in zip(seconds[ALONE], seconds[LOOP], strict=True)]
         for seconds in (cpu, wall)
     )
+    save_cpu, save_wall = (
+        [
+            (b - a) * counted(steps)
+            for a, b in zip(taken[LOOP], taken[SAVING], strict=True)
+        ]
+        for taken in (cpu, wall)
+    )
+    share = statistics.median(save_cpu) / (cadence * statistics.median(cpu[ALONE]))
     lines += [
         "",
         f"The loop adds {statistics.median(by_cpu):.1%} of CPU time, the median of "
         f"{len(by_cpu)} turns ({min(by_cpu):.1%} .. {max(by_cpu):.1%}), and "
         f"{statistics.median(by_wall):.1%} of wall clock.",
+        f"A checkpoint adds {statistics.median(save_cpu):.1f} CPU-seconds "
+        f"({min(save_cpu):.1f} .. {max(save_cpu):.1f}) and "
+        f"{statistics.median(save_wall):.1f} s of wall clock: with one every {cadence} "
+        f"steps, as the config has it, {share:.1%} of CPU time more.",
     ]
     return "\n".join(lines)
 

@@ -21,7 +21,7 @@ from typing import TypeAlias
 import jax
 
 from multistep_cm.errors import UserError
-from multistep_cm.files import write_text
+from multistep_cm.files import make_folder, write_text
 
 ROOT = Path(__file__).parents[1]
 COMMAND = ("-m", "multistep_cm")
@@ -62,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table(seconds))
     versions = {"python": platform.python_version(), "jax": jax.__version__}
     record = {"config": args.config, "versions": versions, "seconds": seconds}
+    make_folder(Path(args.output).parent)
     write_text(Path(args.output), json.dumps(record, indent=2) + "\n")
     print(f"wrote {args.output}")
     return 0

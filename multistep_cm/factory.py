@@ -1,5 +1,6 @@
 """From a config to the values that train and sample: schedule, network, predictor."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -84,7 +85,19 @@ def text_shapes(
 
 def init_params(network: nn.Module, config: ConfigDict, key: jax.Array) -> Params:
     """Fresh float32 parameters."""
-    return network.init(key, *example_inputs(config), train=False)["params"]
+    return _init_params(network, key, *example_inputs(config))
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _init_params(
+    network: nn.Module,
+    key: jax.Array,
+    z_t: jax.Array,
+    t: jax.Array,
+    cond: Mapping[str, jax.Array],
+) -> Params:
+    """Traced once a process, though several ask: for shapes first, then for values."""
+    return network.init(key, z_t, t, cond, train=False)["params"]
 
 
 def abstract_params(network: nn.Module, config: ConfigDict) -> Params:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 
+@jax.jit
 def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """q, k, v: [batch, heads, tokens, head_dim] of one dtype; returns the same shape.
     The softmax is float32."""

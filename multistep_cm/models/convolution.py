@@ -22,6 +22,7 @@ from multistep_cm.models import winograd
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
+@jax.jit
 def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     if not winograd.suits(x.shape, kernel.shape[-1], x.dtype):
         return _direct(x, kernel)
@@ -34,6 +35,7 @@ def _direct(x: jax.Array, kernel: jax.Array) -> jax.Array:
     )
 
 
+@jax.jit
 def _to_input(kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
     """The transpose of `x -> _convolve(x, kernel)`."""
     shape = (*cotangent.shape[:-1], kernel.shape[2])
@@ -49,6 +51,7 @@ def _to_input(kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
     return jax.lax.platform_dependent(kernel, cotangent, cpu=ordered, default=default)
 
 
+@jax.jit
 def _to_kernel(x: jax.Array, cotangent: jax.Array) -> jax.Array:
     """The transpose of `kernel -> _convolve(x, kernel)`."""
     shape = (3, 3, x.shape[-1], cotangent.shape[-1])

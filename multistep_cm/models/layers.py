@@ -182,19 +182,29 @@ class GroupNorm(nn.Module):
         ones, zeros = nn.initializers.ones, nn.initializers.zeros
         gain = self.param("scale", ones, (channels,))
         offset = self.param("bias", zeros, (channels,))
-        x = x.astype(jnp.float32)
-        groups = num_groups(channels)
-        mean = _mean_of_groups(x.mean((1, 2)), groups)
-        square = _mean_of_groups((x * x).mean((1, 2)), groups)
-        inverse = jax.lax.rsqrt(jnp.maximum(square - mean**2, 0.0) + EPSILON)
-        # The mean is taken off in units of the result: both are linear in the gain.
-        offset = offset - _to_channels(mean * inverse, gain)
-        gain = _to_channels(inverse, gain)
-        if film is not None:
-            scale, shift = (part.astype(jnp.float32) for part in film)
-            gain, offset = gain * (1 + scale), offset * (1 + scale) + shift
-        y = x * gain[:, None, None] + offset[:, None, None]
+        y = _group_norm(x.astype(jnp.float32), gain, offset, film)
         return y.astype(self.dtype)
+
+
+@jax.jit
+def _group_norm(
+    x: jax.Array,
+    gain: jax.Array,
+    offset: jax.Array,
+    film: tuple[jax.Array, jax.Array] | None,
+) -> jax.Array:
+    """The norm of x, float32, as `GroupNorm` says; gain, offset: [channels]."""
+    groups = num_groups(x.shape[-1])
+    mean = _mean_of_groups(x.mean((1, 2)), groups)
+    square = _mean_of_groups((x * x).mean((1, 2)), groups)
+    inverse = jax.lax.rsqrt(jnp.maximum(square - mean**2, 0.0) + EPSILON)
+    # The mean is taken off in units of the result: both are linear in the gain.
+    offset = offset - _to_channels(mean * inverse, gain)
+    gain = _to_channels(inverse, gain)
+    if film is not None:
+        scale, shift = (part.astype(jnp.float32) for part in film)
+        gain, offset = gain * (1 + scale), offset * (1 + scale) + shift
+    return x * gain[:, None, None] + offset[:, None, None]
 
 
 def layer_norm(dtype: DTypeLike, name: str) -> nn.LayerNorm:

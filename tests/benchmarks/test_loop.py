@@ -1,10 +1,11 @@
 """The benchmark of the train loop: in tiny form, and on clocks that are known."""
 
-from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import loop
+from multistep_cm.checkpoints import Checkpoints
 from tests.training.tiny import one_device, tiny_config
 
 
@@ -18,22 +19,36 @@ def test_time_between_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     assert step.seconds_per_step() == (3.0, 0.0)
 
 
-def test_both_turns_take_the_same_steps(tmp_path: Path) -> None:
+def test_all_turns_take_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = 2 * loop.WARM_UP
-    config = tiny_config(training__num_steps=steps, checkpoint__every_steps=steps // 2)
+    config = tiny_config(training__num_steps=steps)
+    saved: list[int] = []
+    save = Checkpoints.save
+
+    def counting(self: Checkpoints, step: int, *rest: Any) -> None:
+        saved.append(step)
+        save(self, step, *rest)
+
+    monkeypatch.setattr(Checkpoints, "save", counting)
     with one_device():
         cpu, wall = loop.measure(config, rounds=1)
     for seconds in (cpu, wall):
-        assert list(seconds) == ["alone", "in the loop"]
+        assert list(seconds) == [loop.ALONE, loop.LOOP, loop.SAVING]
         assert all(len(taken) == 1 and taken[0] > 0 for taken in seconds.values())
+    # The second turn, then the third: one more in the middle.
+    assert saved == [0, steps, 0, steps // 2, steps]
 
 
 def test_what_the_loop_adds() -> None:
-    cpu = {"alone": [0.1, 0.1, 0.2], "in the loop": [0.101, 0.102, 0.206]}
-    wall = {"alone": [0.1, 0.1, 0.1], "in the loop": [0.1, 0.1, 0.1]}
-    text = loop.table(cpu, wall)
+    cpu = {loop.ALONE: [0.1, 0.1, 0.2], loop.LOOP: [0.101, 0.102, 0.206]}
+    cpu[loop.SAVING] = [0.111, 0.122, 0.236]
+    wall = {name: [0.1, 0.1, 0.1] for name in cpu}
+    # 100 steps count: 1 to 3 CPU-seconds, with the 500 steps between two worth 50.
+    text = loop.table(cpu, wall, 101 + loop.WARM_UP, 500)
     assert "adds 2.0% of CPU time, the median of 3 turns (1.0% .. 3.0%)" in text
-    assert "0.0% of wall clock" in text
+    assert "0.0% of wall clock." in text
+    assert "adds 2.0 CPU-seconds (1.0 .. 3.0) and 0.0 s of wall clock" in text
+    assert "every 500 steps, as the config has it, 4.0% of CPU time more" in text
 
 
 def test_too_few_steps(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
-from sklearn.datasets import load_digits
 
 NUM_TEST = 297
 
@@ -33,6 +32,9 @@ HOMEPAGE = "https://archive.ics.uci.edu/dataset/80"
 
 def digits_arrays() -> tuple[np.ndarray, np.ndarray]:
     """All images, uint8 [1797, 8, 8], and labels, int64 [1797], of scikit-learn."""
+    # Imported here: scikit-learn takes a second, and prepared data need none of it.
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     return np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target
 
