@@ -61,7 +61,8 @@ def get_config(arguments: str = "") -> ConfigDict:
     model.dropout = 0.2 if size == "S" else 0.1
     model.dropout_resolutions = (16,) if size == "S" else (32, 16)
     model.dtype = "bfloat16"
-    model.remat = "full"
+    model.remat = "partial"
+    model.unrolled_resolutions = (64, 32)
 
     training = config.training
     training.num_steps = 1_000_000

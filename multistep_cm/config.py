@@ -94,8 +94,9 @@ def _model() -> ConfigDict:
     model.dropout = 0.0
     model.dropout_resolutions = ()  # feature-map sizes; empty is everywhere
     model.dtype = "float32"  # compute dtype; parameters are float32
-    model.remat = "none"  # none, dots or full
+    model.remat = "none"  # none, dots, partial or full
     model.scan_blocks = True
+    model.unrolled_resolutions = ()  # feature-map sizes whose scans are written out
     return model
 
 

@@ -58,6 +58,7 @@ def build_network(
         condition_width=model["condition_width"],
         dropout=model["dropout"],
         dropout_resolutions=tuple(model["dropout_resolutions"]),
+        unrolled_resolutions=tuple(model["unrolled_resolutions"]),
         dtype=DTYPES[model["dtype"]],
         remat=model["remat"],
         scan_blocks=model["scan_blocks"],
@@ -151,7 +152,8 @@ def _check_mlp(model: Mapping[str, Any]) -> None:
                 f"config key model.{key} is {model[key]}, expected one number: an mlp "
                 "has one width and one row of blocks"
             )
-    for key in ("attention_resolutions", "dropout_resolutions"):
+    for key in ("attention", "dropout", "unrolled"):
+        key += "_resolutions"
         if model[key]:
             raise ValueError(
                 f"config key model.{key} is {model[key]}, expected (): an mlp has no "

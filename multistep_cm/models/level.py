@@ -6,12 +6,16 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 
+from multistep_cm.models.keeping import KEPT
+
 REMAT_POLICIES: Mapping[str, Any] = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "partial": jax.checkpoint_policies.save_only_these_names(KEPT),
 }
 """What a rematerialised block keeps for its backward pass: nothing but its input, or
-also the results of its matrix products with weights (convolutions are not kept)."""
+also the results of its matrix products with weights (convolutions are not kept), or
+what it names `KEPT`, so that norms, MLPs and scores of attention are computed again."""
 
 Direction = Literal["down", "middle", "up"]
 Ready = Callable[[Any], Any]
@@ -27,7 +31,8 @@ class Level(nn.Module):
     """Equal blocks one after another, as a scan over stacked parameters or unrolled.
 
     The blocks of an upward level run from the last to the first. `ready` is applied to
-    the parameters of each block right before it runs.
+    the parameters of each block right before it runs. `is_unrolled` writes the rounds
+    of a scan out: more to compile, but nothing goes into arrays of all blocks and back.
     """
 
     make_block: Callable[..., nn.Module]
@@ -36,6 +41,7 @@ class Level(nn.Module):
     remat: str
     scan: bool
     ready: Ready | None = None
+    is_unrolled: bool = False
 
     @nn.compact
     def __call__(
@@ -56,9 +62,10 @@ class Level(nn.Module):
             x = run(block, x, condition, skip)
             return x, x if self.direction == "down" else None
 
+        loops = self.scan and not self.is_unrolled
         if self.remat != "none":
             policy = REMAT_POLICIES[self.remat]
-            body = nn.remat(body, policy=policy, prevent_cse=not self.scan)
+            body = nn.remat(body, policy=policy, prevent_cse=not loops)
         if self.scan:
             scanned = nn.scan(
                 body,
@@ -66,6 +73,7 @@ class Level(nn.Module):
                 split_rngs={"params": True, "dropout": True},
                 in_axes=(nn.broadcast, 0 if is_up else nn.broadcast),
                 length=self.count,
+                unroll=self.count if self.is_unrolled else 1,
                 reverse=is_up,
             )
             return scanned(self.make_block(name="blocks"), x, condition, skips)

@@ -6,8 +6,6 @@ With two axes each, d kernel is one product. With more, XLA first copies dy, tra
 and takes twice as long. Other platforms see no difference.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -16,14 +14,6 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x: [.., inputs], kernel: [inputs, features]; returns [.., features]."""
     y = x.reshape(-1, x.shape[-1]) @ _wide(kernel)
     return y.reshape(*x.shape[:-1], kernel.shape[1])
-
-
-def dot_general(
-    x: jax.Array, kernel: jax.Array, dimension_numbers: Any, **options: Any
-) -> jax.Array:
-    """`product` as `flax.linen.Dense` calls it: over the last axis of x, at the default
-    precision."""
-    return product(x, kernel)
 
 
 def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
@@ -41,9 +31,7 @@ def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     def default(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
         return x @ kernel + bias
 
-    return jax.lax.platform_dependent(
-        x, kernel, bias, cpu=one_product, default=default
-    )
+    return jax.lax.platform_dependent(x, kernel, bias, cpu=one_product, default=default)
 
 
 def _wide(kernel: jax.Array) -> jax.Array:

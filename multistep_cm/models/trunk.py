@@ -24,7 +24,8 @@ class Trunk(nn.Module):
 
     `attention_block` is the block of the levels whose feature maps have a size in
     `attention_resolutions`; the others have ResNet blocks. `dropout_resolutions` limits
-    dropout to such sizes; empty means everywhere.
+    dropout to such sizes; empty means everywhere. Levels of the sizes in
+    `unrolled_resolutions` are scanned without a loop.
     """
 
     attention_block: Callable[..., nn.Module]
@@ -37,6 +38,7 @@ class Trunk(nn.Module):
     condition_width: int
     dropout: float
     dropout_resolutions: tuple[int, ...]
+    unrolled_resolutions: tuple[int, ...]
     dtype: DTypeLike
     remat: str
     scan_blocks: bool
@@ -124,5 +126,6 @@ class Trunk(nn.Module):
             self.remat,
             self.scan_blocks,
             self.ready,
+            size in self.unrolled_resolutions,
             name=f"level_{i}" if direction == "middle" else f"level_{i}_{direction}",
         )

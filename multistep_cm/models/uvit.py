@@ -5,9 +5,11 @@ from functools import partial
 
 import flax.linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 
 from multistep_cm.models import layers
 from multistep_cm.models.dropout import Dropout
+from multistep_cm.models.keeping import KEPT
 
 
 class MLP(nn.Module):
@@ -44,7 +46,7 @@ class TransformerBlock(nn.Module):
         o = self.options
         if skip is not None:
             x = x + skip
-        x = x + MLP(o, name="mlp")(x, condition)
+        x = checkpoint_name(x + MLP(o, name="mlp")(x, condition), KEPT)
         x = x + layers.SelfAttention(o.head_dim, o.dtype, name="attention")(x)
         return layers.attend_to_text(x, condition, o)
 

@@ -21,7 +21,8 @@ def count_flops(function: Any, *arguments: Any) -> int:
     """Of one call of a traceable function; arguments may be `ShapeDtypeStruct`s.
 
     What does not reach an output is not counted, because no compiler keeps it. Of the
-    branches of a condition the dearest counts; a loop of unknown length counts once.
+    branches of a condition the dearest counts, of forms for platforms that for any; a
+    loop of unknown length counts once.
     """
     closed = jax.make_jaxpr(function)(*arguments)
     live, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.out_avals))
@@ -41,6 +42,10 @@ def _equation_flops(equation: Any) -> int:
         return _convolution_flops(equation)
     inner = [jaxpr_flops(part) for part in _inner_jaxprs(params)]
     if name == "cond":
+        # A form for one platform may compute something twice to be fast there.
+        platforms = params.get("branches_platforms")
+        if platforms and None in platforms:
+            return inner[platforms.index(None)]
         return max(inner, default=0)
     if name == "scan":
         return int(params["length"]) * sum(inner)

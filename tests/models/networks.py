@@ -26,6 +26,7 @@ SMALL: dict[str, Any] = {
     "text_head_dim": 6,
     "dropout": 0.0,
     "dropout_resolutions": (),
+    "unrolled_resolutions": (),
     "dtype": "float32",
     "remat": "none",
     "scan_blocks": True,

@@ -79,7 +79,7 @@ def test_good_models_pass() -> None:
             "model.name is 'unett', expected one of: unet, uvit, mlp",
         ),
         ({"dtype": "half"}, 8, "model.dtype is 'half', expected .* float32, bfloat16"),
-        ({"remat": "all"}, 8, "model.remat is 'all', expected .* none, full, dots"),
+        ({"remat": "all"}, 8, "remat is 'all', expected .* none, full, dots, partial"),
         ({"blocks": (2,)}, 8, "model.channels and model.blocks have 2 and 1 entries"),
         ({"channels": (), "blocks": ()}, 8, r"model.channels has \(\), expected whole"),
         ({"blocks": (2, 0)}, 8, r"model.blocks has \(2, 0\), expected whole numbers"),
@@ -93,6 +93,7 @@ def test_good_models_pass() -> None:
         ({"name": "mlp"}, 8, r"model.channels is \(8, 16\), expected one number"),
         (MLP | {"attention_resolutions": (4,)}, 8, r"resolutions is \(4,\), .* \(\)"),
         (MLP | {"dropout_resolutions": (8,)}, 8, r"resolutions is \(8,\), .* \(\)"),
+        (MLP | {"unrolled_resolutions": (8,)}, 8, r"resolutions is \(8,\), .* \(\)"),
         ({"channels": (8, 12)}, 8, "head_dim is 8, .* 12 channels .* of size 4"),
     ],
 )

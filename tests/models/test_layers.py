@@ -151,6 +151,25 @@ def test_group_norm_of_a_large_offset_is_the_formula() -> None:
     np.testing.assert_allclose(run(module, params, 0 * x), bias, atol=1e-6)
 
 
+def test_the_gradient_of_a_bias_is_a_sum_over_rows() -> None:
+    x, y_bar = RNG.normal(size=(2, 3, 4, 5)), RNG.normal(size=(3, 4, 5))
+    x, y_bar = jnp.float32(x[0]), jnp.float32(y_bar)
+    y, transpose = jax.vjp(layers.add_bias, x, jnp.arange(5.0))
+    np.testing.assert_array_equal(y, x + np.arange(5))
+    x_bar, bias_bar = transpose(y_bar)
+    np.testing.assert_array_equal(x_bar, y_bar)
+    np.testing.assert_allclose(bias_bar, np.sum(y_bar, (0, 1)), rtol=1e-5, atol=1e-6)
+
+
+def test_rows_are_summed_by_a_product_as_well() -> None:
+    """The form for TPUs; of bfloat16 the sum is float32 inside."""
+    rows = jnp.ones((1000, 5), jnp.bfloat16).at[0].set(jnp.arange(5))
+    got = layers.sum_by_product(rows)
+    assert got.dtype == jnp.bfloat16
+    want = jnp.asarray(999 + np.arange(5), jnp.bfloat16)
+    np.testing.assert_array_equal(got, want)
+
+
 def test_attention_is_the_formula() -> None:
     x = draw(2, 2, 3, 8)
     module = layers.SelfAttention(head_dim=4, dtype=jnp.float32)

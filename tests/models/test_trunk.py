@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from multistep_cm.models.level import Level
+from multistep_cm.planning.flops import count_flops
 from tests.models.networks import CLASSES, FAST, Inputs, inputs, network, random_params
 
 NAMES = ("unet", "uvit")
@@ -147,6 +148,20 @@ def test_scanned_blocks_equal_unrolled_blocks(name: str) -> None:
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_scan_that_is_written_out_is_the_same_function(name: str) -> None:
+    params = random_params(network(name=name))
+    for sizes, loops in [((), 2), ((4,), 2), ((8,), 0)]:  # the middle is one block
+        net = network(name=name, unrolled_resolutions=sizes)
+        program = str(jax.make_jaxpr(net.apply)({"params": params}, *inputs()))
+        lengths = re.findall(r"length=(\d+)", program)
+        rounds = re.findall(r"unroll=(\d+)", program)
+        assert sum(a != b for a, b in zip(lengths, rounds, strict=True)) == loops
+    want = predict(params, name=name)
+    got = predict(params, name=name, unrolled_resolutions=(8,))
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("scan", [True, False])
 def test_blocks_going_up_mirror_those_going_down(scan: bool) -> None:
     """Block j going up takes skip j, the last block first."""
@@ -211,6 +226,33 @@ def test_networks_take_every_remat_policy(name: str) -> None:
         net = network(name=name, remat=remat)
         return str(jax.make_jaxpr(net.apply)({"params": params}, *inputs()))
 
-    assert "policy=" not in program("none")
-    assert program("full").count("policy=") == 3  # down, middle, up
-    assert program("dots").count("policy=") == 3
+    assert "policy=<" not in program("none")
+    assert program("full").count("policy=<") == 3  # down, middle, up
+    assert program("dots").count("policy=<") == 3
+    assert program("partial").count("policy=<") == 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_partial_remat_computes_less_again(name: str) -> None:
+    """Gradients stay, with dropout; products are fewer than with `full`."""
+    params = random_params(network(name=name))
+    rngs = {"dropout": jax.random.key(0)}
+
+    def gradient(remat: str) -> Any:
+        net = network(name=name, remat=remat, dropout=0.5)
+
+        def loss(params: Any) -> jax.Array:
+            out: Any = net.apply({"params": params}, *inputs(), train=True, rngs=rngs)
+            return jnp.mean(jnp.square(out - 1))
+
+        return jax.grad(loss)
+
+    flops = {r: count_flops(gradient(r), params) for r in ("none", "partial", "full")}
+    assert flops["none"] < flops["partial"] < flops["full"]
+    want, got = (
+        jax.jit(gradient(remat), compiler_options=FAST)(params)
+        for remat in ("none", "partial")
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, want
+    )

@@ -96,6 +96,28 @@ def test_groups_and_strides() -> None:
     assert count_flops(jax.grad(loss), x) == pytest.approx(one, rel=0.3)
 
 
+def test_of_forms_for_platforms_that_for_any_counts() -> None:
+    """A form for TPUs that multiplies twice to be fast is no more of a model's work."""
+
+    def once(x: jax.Array) -> jax.Array:
+        return x @ x
+
+    def twice(x: jax.Array) -> jax.Array:
+        return x @ x + x.T @ x
+
+    def forms(x: jax.Array) -> jax.Array:
+        return jax.lax.platform_dependent(x, tpu=twice, default=once)
+
+    def either(x: jax.Array) -> jax.Array:
+        return jax.lax.cond(x[0, 0] > 0, once, twice, x)
+
+    x = jnp.ones((8, 8))
+    product = 2 * 8**3
+    assert count_flops(forms, x) == product
+    assert count_flops(jax.grad(lambda x: forms(x).sum()), x) == 2 * product
+    assert count_flops(either, x) == 2 * product
+
+
 def test_a_shard_map_counts_for_all_devices() -> None:
     mesh = make_mesh({"data": 4, "fsdp": 1, "tensor": 1}, jax.devices()[:4])
     rows = PartitionSpec("data")

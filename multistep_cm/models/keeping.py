@@ -1,0 +1,3 @@
+"""The name of what a rematerialised block keeps under `model.remat=partial`."""
+
+KEPT = "kept"
