@@ -222,14 +222,16 @@ def test_remat_keeps_gradients_and_computes_again(scan: bool) -> None:
 def test_networks_take_every_remat_policy(name: str) -> None:
     params = random_params(network(name=name))
 
-    def program(remat: str) -> str:
+    def policies(remat: str) -> int:
         net = network(name=name, remat=remat)
-        return str(jax.make_jaxpr(net.apply)({"params": params}, *inputs()))
+        text = str(jax.make_jaxpr(net.apply)({"params": params}, *inputs()))
+        # A block's activation has a checkpoint of its own, which has no policy.
+        return text.count("policy=") - text.count("policy=None")
 
-    assert "policy=<" not in program("none")
-    assert program("full").count("policy=<") == 3  # down, middle, up
-    assert program("dots").count("policy=<") == 3
-    assert program("partial").count("policy=<") == 3
+    assert policies("none") == 0
+    assert policies("full") == 3  # down, middle, up
+    assert policies("dots") == 3
+    assert policies("partial") == 3
 
 
 @pytest.mark.parametrize("name", NAMES)
