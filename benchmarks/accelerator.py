@@ -11,7 +11,6 @@ and the larger ones are left out. Pixels are noise: no data is read.
 
 import argparse
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -24,11 +23,11 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from benchmarks.records import write_record
 from multistep_cm.commands.arguments import whole
 from multistep_cm.commands.main import split_overrides
 from multistep_cm.config import load_config
 from multistep_cm.errors import UserError
-from multistep_cm.files import write_text
 from multistep_cm.planning.making import with_teacher
 from multistep_cm.training import setup
 from multistep_cm.training.loop import MAX_IN_FLIGHT
@@ -79,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     record = {"config": args.config, "overrides": overrides, "batches": rows}
     record |= {"peak": dataclasses.asdict(peak), "jax": jax.__version__}
     record |= {"device": jax.devices()[0].device_kind, "devices": jax.device_count()}
-    write_text(Path(args.output), json.dumps(record, indent=2) + "\n")
+    write_record(Path(args.output), record)
     print(f"wrote {args.output}")
     return 0
 

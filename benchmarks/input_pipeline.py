@@ -7,7 +7,6 @@ steps need: the paper's runs, and any run whose images/s you give with --need.
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -20,8 +19,8 @@ import jax
 from ml_collections import ConfigDict
 
 from benchmarks.reading import SHAPE, pictures
+from benchmarks.records import write_record
 from multistep_cm.config import default_config
-from multistep_cm.files import write_text
 from multistep_cm.sharding.mesh import make_mesh
 from multistep_cm.training import setup
 
@@ -50,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     needs = {"--need": args.need} if args.need else PAPER
     print(table(rows, needs))
     record = {"cores": os.cpu_count(), "jax": jax.__version__, "rows": rows}
-    write_text(Path(args.output), json.dumps(record, indent=2) + "\n")
+    write_record(Path(args.output), record)
     print(f"wrote {args.output}")
     return 0
 

@@ -9,7 +9,6 @@ CPU-seconds count all of it, hidden or not.
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -22,9 +21,9 @@ from typing import Any, TypeAlias
 import jax
 from ml_collections import ConfigDict
 
+from benchmarks.records import write_record
 from multistep_cm.config import load_config
 from multistep_cm.errors import UserError
-from multistep_cm.files import make_folder, write_text
 from multistep_cm.sharding.mesh import make_mesh
 from multistep_cm.training import loop, setup
 
@@ -89,8 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     record = {"device": device, "cores": os.cpu_count(), "jax": jax.__version__}
     record |= {"steps": args.steps, "checkpoint_every_steps": cadence}
     record |= {"cpu_seconds": cpu, "wall_seconds": wall}
-    make_folder(Path(args.output).parent)
-    write_text(Path(args.output), json.dumps(record, indent=2) + "\n")
+    write_record(Path(args.output), record)
     print(f"wrote {args.output}")
     return 0
 

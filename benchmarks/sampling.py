@@ -10,7 +10,6 @@ teacher_steps / student_steps, as both call the same network.
 
 import argparse
 import importlib.metadata
-import json
 import statistics
 import sys
 import time
@@ -21,6 +20,7 @@ from typing import Any, TypeAlias
 import jax
 
 from benchmarks.documents import replace_between
+from benchmarks.records import write_record
 from multistep_cm.config import load_config
 from multistep_cm.errors import UserError
 from multistep_cm.files import write_text
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "jaxlib": importlib.metadata.version("jaxlib"),
             "device": jax.devices()[0].device_kind,
         }
-        write_text(Path(args.output), json.dumps(record, indent=2) + "\n")
+        write_record(Path(args.output), record)
         text = table(record)
         print(f"{text}\nwrote {args.output}")
         if args.document:

@@ -6,7 +6,6 @@ training needs, `--help`; then a training of one step with an empty compilation 
 """
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -20,8 +19,8 @@ from typing import TypeAlias
 
 import jax
 
+from benchmarks.records import write_record
 from multistep_cm.errors import UserError
-from multistep_cm.files import make_folder, write_text
 
 ROOT = Path(__file__).parents[1]
 COMMAND = ("-m", "multistep_cm")
@@ -62,8 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table(seconds))
     versions = {"python": platform.python_version(), "jax": jax.__version__}
     record = {"config": args.config, "versions": versions, "seconds": seconds}
-    make_folder(Path(args.output).parent)
-    write_text(Path(args.output), json.dumps(record, indent=2) + "\n")
+    write_record(Path(args.output), record)
     print(f"wrote {args.output}")
     return 0
 

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from benchmarks.documents import replace_between, split_at_marks
 from benchmarks.faults.layout import ROOT, Record
 from benchmarks.faults.run import DOCUMENT, read
+from benchmarks.records import write_record
 from multistep_cm import checkpoints, digests
 from multistep_cm.checkpoints import Checkpoints, Trees
 from multistep_cm.errors import UserError
@@ -64,8 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             row = measure(size, arguments.rounds, arguments.folder)
             results["sizes"].append(row)
             print(json.dumps(row), flush=True)
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        write_text(arguments.output, json.dumps(results, indent=2) + "\n")
+        write_record(arguments.output, results)
         text = table(results["sizes"])
         print(f"\n{text}\n\nresults: {arguments.output}")
         if not arguments.no_document:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from benchmarks.documents import replace_between
+from benchmarks.records import write_record
 from benchmarks.train_step.text import table
 from benchmarks.train_step.work import Work
 from benchmarks.train_step.worker import command
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{name} is skipped: ask for it with --peer={name}{where}")
         results = measure(work, peers, args.peer_python, args.compiled, args.rounds)
         record = {"work": dataclasses.asdict(work), "sides": results}
-        write_text(Path(args.output), json.dumps(record, indent=2) + "\n")
+        write_record(Path(args.output), record)
         print(f"wrote {args.output}")
         show(work, results, args.document)
     except UserError as error:

@@ -3,7 +3,7 @@
     y = x kernel,   d kernel = x^T dy
 
 With two axes each, d kernel is one product. With more, XLA first copies dy, transposed,
-and takes twice as long. Other platforms see no difference.
+and takes up to twice as long.
 """
 
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x: [.., inputs], kernel: [inputs, features]; returns [.., features]."""
-    y = x.reshape(-1, x.shape[-1]) @ _wide(kernel)
+    y = x.reshape(-1, x.shape[-1]) @ _turned_if_high(kernel)
     return y.reshape(*x.shape[:-1], kernel.shape[1])
 
 
@@ -34,7 +34,7 @@ def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     return jax.lax.platform_dependent(x, kernel, bias, cpu=one_product, default=default)
 
 
-def _wide(kernel: jax.Array) -> jax.Array:
+def _turned_if_high(kernel: jax.Array) -> jax.Array:
     """The kernel; if it is high and narrow, its gradient is computed transposed, in
     two thirds of the time: the barrier keeps XLA from turning the product back."""
     if kernel.shape[0] <= kernel.shape[1]:

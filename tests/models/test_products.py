@@ -1,0 +1,47 @@
+"""Products and their gradients in the forms for CPUs: those of the formula."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from multistep_cm.models.products import affine, product
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    "sizes", [(3, 7), (7, 3), (5, 5)], ids=["wide", "high", "even"]
+)
+def test_a_product_and_its_gradients(sizes: tuple[int, int]) -> None:
+    inputs, features = sizes
+    x, kernel, y_bar = (
+        RNG.normal(size=shape)
+        for shape in ((2, 4, inputs), (inputs, features), (2, 4, features))
+    )
+
+    @jax.jit
+    def run(x: jax.Array, kernel: jax.Array, y_bar: jax.Array) -> tuple[jax.Array, ...]:
+        y, transpose = jax.vjp(product, x, kernel)
+        return y, *transpose(y_bar)
+
+    y, x_bar, kernel_bar = run(*map(jnp.float32, (x, kernel, y_bar)))
+    wants = (x @ kernel, y_bar @ kernel.T, np.einsum("abi,abf->if", x, y_bar))
+    for got, want in zip((y, x_bar, kernel_bar), wants, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_an_affine_map_and_its_gradients() -> None:
+    x, kernel, bias, y_bar = (
+        RNG.normal(size=shape) for shape in ((4, 3), (3, 5), (5,), (4, 5))
+    )
+
+    @jax.jit
+    def run(y_bar: jax.Array, *arguments: jax.Array) -> tuple[jax.Array, ...]:
+        y, transpose = jax.vjp(affine, *arguments)
+        return y, *transpose(y_bar)
+
+    got = run(*map(jnp.float32, (y_bar, x, kernel, bias)))
+    want = (x @ kernel + bias, y_bar @ kernel.T, x.T @ y_bar, y_bar.sum(0))
+    for one, other in zip(got, want, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
