@@ -84,6 +84,7 @@ def program() -> int:
     """
     gc.set_threshold(MANY_OBJECTS)
     status = main()
+    gc.freeze()  # else Python looks through all that is left once more
     others = [type(t).__module__ for t in threading.enumerate() if not t.daemon]
     if status and any(module.startswith("orbax.") for module in others):
         sys.stdout.flush()

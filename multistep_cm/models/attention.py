@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from multistep_cm.models.keeping import KEPT
+from multistep_cm.models.platforms import by_platform
 
 MANY_TOKENS = 512
 """From here on scores are too many for a TPU's own memory."""
@@ -41,7 +42,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, limit: jax.Array) -> jax.Ar
     TPUs a position all of whose logits are 140 below it may get nothing.
     """
     many = q.shape[2] >= MANY_TOKENS
-    return jax.lax.platform_dependent(
+    return by_platform(
         q,
         k,
         v,

@@ -18,6 +18,7 @@ from jax.custom_derivatives import SymbolicZero, linear_call
 from jax.typing import DTypeLike
 
 from multistep_cm.models import winograd
+from multistep_cm.models.platforms import by_platform
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -26,7 +27,7 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     if not winograd.suits(x.shape, kernel.shape[-1], x.dtype):
         return _direct(x, kernel)
-    return jax.lax.platform_dependent(x, kernel, cpu=winograd.convolve, default=_direct)
+    return by_platform(x, kernel, cpu=winograd.convolve, default=_direct)
 
 
 def _direct(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -48,7 +49,7 @@ def _to_input(kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
         transpose = jax.linear_transpose(lambda x: _direct(x, kernel), like)
         return transpose(cotangent)[0]
 
-    return jax.lax.platform_dependent(kernel, cotangent, cpu=ordered, default=default)
+    return by_platform(kernel, cotangent, cpu=ordered, default=default)
 
 
 @jax.jit
@@ -67,7 +68,7 @@ def _to_kernel(x: jax.Array, cotangent: jax.Array) -> jax.Array:
         transpose = jax.linear_transpose(lambda kernel: _direct(x, kernel), like)
         return transpose(cotangent)[0]
 
-    return jax.lax.platform_dependent(x, cotangent, cpu=ordered, default=default)
+    return by_platform(x, cotangent, cpu=ordered, default=default)
 
 
 @jax.custom_jvp

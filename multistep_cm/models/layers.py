@@ -21,6 +21,7 @@ from multistep_cm.models.attention import attend
 from multistep_cm.models.convolution import Conv3x3
 from multistep_cm.models.dropout import Dropout
 from multistep_cm.models.keeping import KEPT
+from multistep_cm.models.platforms import by_platform
 from multistep_cm.models.products import affine, product
 
 EPSILON = 1e-6
@@ -146,7 +147,7 @@ def _mean_of_groups(x: jax.Array, groups: int) -> jax.Array:
     def default(x: jax.Array) -> jax.Array:
         return x.reshape(x.shape[0], groups, -1).mean(-1)
 
-    return jax.lax.platform_dependent(x, cpu=product, default=default)
+    return by_platform(x, cpu=product, default=default)
 
 
 def _to_channels(x: jax.Array, gain: jax.Array) -> jax.Array:
@@ -159,7 +160,7 @@ def _to_channels(x: jax.Array, gain: jax.Array) -> jax.Array:
         y = x[:, :, None] * gain.reshape(1, x.shape[1], -1)
         return y.reshape(x.shape[0], -1)
 
-    return jax.lax.platform_dependent(x, gain, cpu=product, default=default)
+    return by_platform(x, gain, cpu=product, default=default)
 
 
 def _membership(channels: int, groups: int, dtype: DTypeLike) -> jax.Array:
@@ -232,7 +233,7 @@ def _add_bias_forward(x: jax.Array, bias: jax.Array) -> tuple[jax.Array, None]:
 
 def _add_bias_backward(_: None, y_bar: jax.Array) -> tuple[jax.Array, jax.Array]:
     rows = y_bar.reshape(-1, y_bar.shape[-1])
-    return y_bar, jax.lax.platform_dependent(
+    return y_bar, by_platform(
         rows, tpu=sum_by_product, default=lambda rows: rows.sum(0)
     )
 

@@ -9,6 +9,8 @@ and takes up to twice as long.
 import jax
 import jax.numpy as jnp
 
+from multistep_cm.models.platforms import by_platform
+
 
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x: [.., inputs], kernel: [inputs, features]; returns [.., features]."""
@@ -31,7 +33,7 @@ def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     def default(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
         return x @ kernel + bias
 
-    return jax.lax.platform_dependent(x, kernel, bias, cpu=one_product, default=default)
+    return by_platform(x, kernel, bias, cpu=one_product, default=default)
 
 
 def _turned_if_high(kernel: jax.Array) -> jax.Array:
@@ -39,7 +41,7 @@ def _turned_if_high(kernel: jax.Array) -> jax.Array:
     two thirds of the time: the barrier keeps XLA from turning the product back."""
     if kernel.shape[0] <= kernel.shape[1]:
         return kernel
-    return jax.lax.platform_dependent(
+    return by_platform(
         kernel,
         cpu=lambda kernel: jax.lax.optimization_barrier(kernel.T).T,
         default=lambda kernel: kernel,

@@ -121,7 +121,8 @@ def freeze(config: ConfigDict, mesh: Mesh, teacher: Params | None) -> dict[str, 
 def abstract_state(config: ConfigDict, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the train state; nothing is allocated."""
     network = factory.make_network(config)
-    params = factory.abstract_params(network, config)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        params = factory.abstract_params(network, config)
     state = jax.eval_shape(lambda p: first_state(p, config), params)
     return place_abstract(state, mesh)
 
@@ -150,7 +151,10 @@ def init_state(config: ConfigDict, mesh: Mesh, teacher: Params | None) -> TrainS
             params = {**params, **taught, "condition": parts}
         return first_state(params, config)
 
-    return jax.jit(fresh, out_shardings=shardings)(key, teacher if is_taught else {})
+    with jax.set_mesh(mesh):
+        return jax.jit(fresh, out_shardings=shardings)(
+            key, teacher if is_taught else {}
+        )
 
 
 def has_target_average(config: ConfigDict) -> bool:

@@ -136,7 +136,9 @@ def compile_step(
         out_shardings=(sharding_of(state), replicated(mesh)),
         donate_argnums=0,
     )
-    return jitted.lower(state, raw, frozen).compile()
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        lowered = jitted.lower(state, raw, frozen)
+    return lowered.compile()
 
 
 def _update_more(
