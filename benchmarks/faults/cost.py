@@ -12,28 +12,24 @@ import json
 import platform
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import jax
-import jax.numpy as jnp
 
+from benchmarks.checkpoint import make_state, parse_sizes, save_and_restore
 from benchmarks.documents import replace_between, split_at_marks
 from benchmarks.faults.layout import ROOT, Record
 from benchmarks.faults.run import DOCUMENT, read
 from benchmarks.records import write_record
 from multistep_cm import checkpoints, digests
-from multistep_cm.checkpoints import Checkpoints, Trees
 from multistep_cm.errors import UserError
 from multistep_cm.files import write_text
 
 BEGIN, END = "<!-- cost: python -m benchmarks.faults.cost -->", "<!-- /cost -->"
 WAYS = ("bare", "verified")
-LEAF = 512
-"""Rows and columns of a leaf: float32, one MiB."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,28 +76,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parse_sizes(text: str) -> list[int]:
-    """MiB, each at least four and a multiple of it: a leaf for each of four trees."""
-    words = text.split(",")
-    if not all(word.isdecimal() and int(word) and int(word) % 4 == 0 for word in words):
-        raise UserError(f"--sizes is {text!r}, expected multiples of 4 such as 8,32,96")
-    return [int(word) for word in words]
-
-
-def make_state(size: int) -> Trees:
-    """So many MiB of normal numbers, a quarter of them parameters."""
-    keys = jax.random.split(jax.random.key(0), 4)
-
-    def tree(key: jax.Array) -> dict[str, jax.Array]:
-        return {
-            f"layer_{number}": jax.random.normal(part, (LEAF, LEAF), jnp.float32)
-            for number, part in enumerate(jax.random.split(key, size // 4))
-        }
-
-    params, ema, mean, square = map(tree, keys)
-    return {"params": params, "ema": ema, "optimizer": {"mu": mean, "nu": square}}
-
-
 @contextlib.contextmanager
 def unverified() -> Iterator[None]:
     """Saves make no digests and restores check none."""
@@ -129,38 +103,12 @@ def measure(size: int, rounds: int, folder: Path | None) -> Record:
                 way = WAYS[verified]
                 guard = contextlib.nullcontext() if verified else unverified()
                 with guard:
-                    found = _save_and_restore(Path(name) / way / str(number), trees)
+                    found = save_and_restore(Path(name) / way / str(number), trees)
                 # The first round compiles and imports.
                 for key, value in found.items() if number else ():
                     seconds.setdefault(f"{way}_{key}", []).append(value)
     least = {key: min(values) for key, values in seconds.items()}
     return {"mib": size, "rounds": rounds, **least}
-
-
-def _save_and_restore(folder: Path, trees: Trees) -> dict[str, float]:
-    found: dict[str, float] = {}
-    with Checkpoints(folder, keep=1) as manager:
-        cpu, begin = time.process_time(), time.perf_counter()
-        own = time.thread_time()
-        manager.save(1, trees, {}, {})
-        found["wait_cpu"] = time.thread_time() - own
-        found["wait"] = time.perf_counter() - begin
-        manager.wait()
-        found["save"] = time.perf_counter() - begin
-        found["save_cpu"] = time.process_time() - cpu
-        targets = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), trees
-        )
-        found["restore"], found["restore_cpu"] = _timed(
-            lambda: jax.block_until_ready(manager.restore(targets))
-        )
-    return found
-
-
-def _timed(call: Callable[[], Any]) -> tuple[float, float]:
-    cpu, begin = time.process_time(), time.perf_counter()
-    call()
-    return time.perf_counter() - begin, time.process_time() - cpu
 
 
 def table(rows: Sequence[Record]) -> str:
