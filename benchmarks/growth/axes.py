@@ -19,6 +19,8 @@ BASE: Mapping[str, Any] = {
 }
 """CD of a small UNet: seconds to compile, tenths of a second a step on one core."""
 
+DEVICES = "devices"
+
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
@@ -29,18 +31,20 @@ class Axis:
         sizes: on the horizontal axis.
         changes: the keys of the config that make each size.
         recompiles: whether every size is a program of its own.
+        on_devices: whether the sizes are numbers of devices, else it is one.
     """
 
     name: str
     sizes: Sequence[int]
     changes: Sequence[Mapping[str, Any]]
     recompiles: bool = True
+    on_devices: bool = False
 
 
 def axes() -> dict[str, Axis]:
     """All of them, by their short names."""
     batches, sides, widths = (8, 16, 32, 64), (16, 32, 64), (32, 64, 128)
-    depths, steps = (1, 2, 4, 8), (1, 2, 8)
+    depths, steps, devices = (1, 2, 4, 8), (1, 2, 8), (1, 2, 4, 8)
     found = (
         Axis("batch", batches, [{"training.batch_size": n} for n in batches]),
         # Attention stays on maps of 8x8, so that it does not grow besides.
@@ -52,6 +56,12 @@ def axes() -> dict[str, Axis]:
             steps,
             [{"consistency.student_steps": n} for n in steps],
             recompiles=False,
+        ),
+        Axis(
+            DEVICES,
+            devices,
+            [{"training.batch_size": 16 * n} for n in devices],
+            on_devices=True,
         ),
     )
     return {axis.name: axis for axis in found}

@@ -16,15 +16,22 @@ LABELS = {
     "width": "channels of the first level",
     "blocks": "blocks of a level",
     "student_steps": "steps of the student",
+    "devices": "devices, 16 images each",
 }
+
+COLUMNS = 3
 
 
 def draw(results: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
     """Medians with their range, and what the FLOPs alone would make of the first."""
     # Not by pyplot, whose figures are global and may open a window.
-    figure = Figure(figsize=(3.0 * len(results), 3.0), layout="constrained")
-    panels = figure.subplots(1, len(results), squeeze=False)[0]
-    for panel, (name, rows) in zip(panels, results.items(), strict=True):
+    columns = min(COLUMNS, len(results))
+    lines = -(-len(results) // columns)
+    figure = Figure(figsize=(3.0 * columns, 3.0 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).flatten()
+    for panel in panels[len(results) :]:
+        panel.remove()
+    for panel, (name, rows) in zip(panels, results.items(), strict=False):
         sizes = [row["size"] for row in rows]
         middle = [row["median"] for row in rows]
         least = [row["median"] - min(row["cpu_seconds"]) for row in rows]
