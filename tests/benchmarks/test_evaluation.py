@@ -1,12 +1,15 @@
 """The benchmark of an evaluation: its table, its options, and rounds of small parts."""
 
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 import numpy as np
 import pytest
 
 from benchmarks import evaluation
+from multistep_cm.evaluation import inception
 from multistep_cm.evaluation.activations import Extractor
 from multistep_cm.sharding.mesh import make_mesh
 from tests.evaluation import tiny
@@ -67,7 +70,7 @@ def test_the_classifier_and_the_distance_are_timed() -> None:
     distance = evaluation.make_distance(16)
     assert distance() > 0
     parts = [
-        evaluation.Part(name, 8, lambda n, f=call: evaluation.in_rounds(f, n))
+        evaluation.Part(name, 8, partial(evaluation.in_rounds, call))
         for name, call in (("classifier", classify), ("distance", distance))
     ]
     for row in evaluation.measure(parts, rounds=2):
@@ -84,8 +87,6 @@ def test_batches_of_one_pass_are_rounds() -> None:
 
 
 def test_random_weights_are_those_of_the_network() -> None:
-    from multistep_cm.evaluation import inception
-
     params = evaluation.random_inception()
     pixels = jax.ShapeDtypeStruct((2, 32, 32, 3), np.uint8)
     found = jax.eval_shape(inception.taps, params, pixels)
@@ -112,7 +113,7 @@ def test_bad_options_are_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def never() -> None:
+    def never() -> NoReturn:
         raise AssertionError("measured before the options were read")
 
     monkeypatch.setattr(evaluation, "parts", never)
