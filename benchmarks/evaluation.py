@@ -230,7 +230,7 @@ def cost(costs: Mapping[str, float], times: Mapping[str, int]) -> str:
     """Of so many times each part, and which part dominates."""
     spent = {name: number * costs[name] for name, number in times.items()}
     total, most = sum(spent.values()), max(spent, key=lambda name: spent[name])
-    return f"{duration(total)}, {spent[most] / total:.0%} of it {most}"
+    return f"{duration(total)}, {spent[most] / total:.1%} of it {most}"
 
 
 def rate(images: float) -> str:

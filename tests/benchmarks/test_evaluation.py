@@ -47,8 +47,8 @@ def test_rates_are_medians_and_the_sum_names_what_dominates() -> None:
     assert inception.endswith("| 32 | 5.00 (4.00 .. 8.00) | 2.50 | 2.8 h |")
     assert distance.endswith("| once | | | 6.0 s |")
     # 100 + 10,000 + 2 * (10 + 6) seconds, of which Inception takes 98.7 %.
-    assert "with FID and sFID, 2.8 h, 99% of it Inception features" in text
-    assert "instead 2 min, 67% of it sampling" in text
+    assert "with FID and sFID, 2.8 h, 98.7% of it Inception features" in text
+    assert "instead 2 min, 66.7% of it sampling" in text
     assert {line.count("|") for line in text.splitlines()[:7]} == {6}
 
 
