@@ -194,6 +194,7 @@ def test_recomputing_costs_most_of_a_forward_pass() -> None:
     assert 0.5 * 8 * uvit_forward_flops() < extra < 8 * uvit_forward_flops()
 
 
+@pytest.mark.usefixtures("users_hlo")
 @pytest.mark.parametrize("method", ["denoising", "cd"])
 def test_the_compiler_counts_nearly_the_same(method: str) -> None:
     """Where it counts all: no loop. It counts other arithmetic too, and no padding.

@@ -177,6 +177,7 @@ def test_several_steps_in_one_call() -> None:
         assert float(state.more_emas[name]["a"]) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.usefixtures("users_hlo")
 def test_a_plan_counts_every_average() -> None:
     mesh = make_mesh(ONE, jax.devices()[:1])
     plain, averaged = (
