@@ -201,7 +201,12 @@ def test_the_compiler_counts_nearly_the_same(method: str) -> None:
 
     Few channels at the images' size: from 32 on, CPUs convolve with fewer products.
     """
-    values = {**UVIT, "model__scan_blocks": False, "model__channels": (28, 64)}
+    values: dict[str, Any] = {
+        **UVIT,
+        "model__scan_blocks": False,
+        "model__channels": (28, 64),
+        "model__blocks": (1, 1),
+    }
     config = with_teacher(tiny_config(None, method=method, **values))
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     compiled = setup.build_step(config, mesh, abstract_frozen(config, mesh))
