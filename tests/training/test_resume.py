@@ -83,11 +83,12 @@ def test_killed_and_continued_is_bit_for_bit_the_whole_run(
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     # Programs as optimised as a user's.
     optimised = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
+    with training_process(config, killed, **optimised) as process:
+        wait_for(process, lambda: (killed / "checkpoints" / "8").is_dir())
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    # Only now: the first process has compiled the step for all three.
     with training_process(config, whole, **optimised) as uninterrupted:
-        with training_process(config, killed, **optimised) as process:
-            wait_for(process, lambda: (killed / "checkpoints" / "8").is_dir())
-            process.send_signal(signal.SIGKILL)
-            assert process.wait() == -signal.SIGKILL
         with Checkpoints(killed) as checkpoints:
             reached = checkpoints.latest_step()
         assert reached is not None
