@@ -18,7 +18,8 @@ arguments=()
 for argument in "$@"; do
   if [[ $argument == --slow ]]; then slow=yes; else arguments+=("$argument"); fi
 done
-((${#arguments[@]})) || arguments=(-n 2)
+# In two halves, not in turns: a fixture of a file is then made by one process.
+((${#arguments[@]})) || arguments=(-n 2 --dist=worksteal)
 [[ $slow == no ]] || arguments+=(-m "")
 
 prepare_environment test,dev
