@@ -1,6 +1,7 @@
 """What every test shares: eight simulated devices, a compilation cache, the digits."""
 
 import fcntl
+import functools
 import gc
 import os
 from collections.abc import Iterator
@@ -9,13 +10,11 @@ from pathlib import Path
 # Set before jax is imported, and inherited by the processes that tests start.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# A simulated device that waits in a collective holds a thread of the pool that another
-# device's convolution may wait for: without this, runs on few cores can lock up.
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "jax")
 )
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+# Small programs too: each worker and each process would compile the same ones again.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import hypothesis
 import jax
@@ -23,6 +22,29 @@ import pytest
 
 # Not an environment variable: a process that a test starts has one device.
 jax.config.update("jax_num_cpu_devices", 8)
+
+# A simulated device that waits in a collective holds a thread of the pool that another
+# device's convolution may wait for: without this, runs on few cores can lock up.
+SAFE = "--xla_cpu_multi_thread_eigen=false"
+
+# The fast tests compile for far longer than they compute: with these XLA compiles in
+# less than half the time. Slow tests, and all that run beside them, do without, and so
+# does a test that asks for `optimised`.
+QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Chooses XLA's flags, before it reads them as it compiles for the first time."""
+    is_fast = config.getoption("markexpr") == "not slow"
+    os.environ.setdefault("XLA_FLAGS", f"{SAFE} {QUICK}" if is_fast else SAFE)
+
+
+def pytest_collection_finish() -> None:
+    """What the imports made stays: the garbage collector need not walk it again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(5_000, 20, 20)
+
 
 hypothesis.settings.register_profile(
     "repeatable",
@@ -40,6 +62,29 @@ hypothesis.settings.register_profile(
     print_blob=True,
 )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+@pytest.fixture
+def optimised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs as a user gets them, where the point is what the compiler makes.
+
+    Holds for what is lowered and compiled, as the step and the generators are.
+    """
+    options = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
+    compile_fully = functools.partialmethod(
+        jax.stages.Lowered.compile, compiler_options=options
+    )
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compile_fully)
+
+
+@pytest.fixture
+def users_hlo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The HLO that a user gets: the level is of the machine code that is made of it."""
+    compile_hlo = functools.partialmethod(
+        jax.stages.Lowered.compile,
+        compiler_options={"xla_cpu_use_fusion_emitters": True},
+    )
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compile_hlo)
 
 
 @pytest.fixture

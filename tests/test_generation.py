@@ -80,6 +80,7 @@ def test_labels_in_turn() -> None:
     np.testing.assert_array_equal(generation.balanced_labels(3, 0), [0, 0, 0])
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("method", ["ddim", "ancestral"])
 def test_images_do_not_depend_on_batch_or_mesh(method: str) -> None:
     config = tiny_config()

@@ -168,10 +168,10 @@ def test_order_and_second_run(checkout: Checkout) -> None:
     assert calls[0] == "venv python3"
     assert calls[1].startswith("-m pip install")
     assert calls[1].endswith("-e .[test,dev]")
-    assert calls[2:] == [*checks, "-m pytest -n 2"]
+    assert calls[2:] == [*checks, "-m pytest -n 2 --dist=worksteal"]
 
     assert checkout.run("launch/test.sh")[0] == 0
-    assert checkout.calls() == [*checks, "-m pytest -n 2"]
+    assert checkout.calls() == [*checks, "-m pytest -n 2 --dist=worksteal"]
 
 
 def test_arguments_reach_pytest(checkout: Checkout) -> None:
@@ -179,7 +179,7 @@ def test_arguments_reach_pytest(checkout: Checkout) -> None:
     checkout.run("launch/test.sh", "tests/a b.py", "--slow", "-x")
     assert checkout.calls()[-1] == "-m pytest tests/a b.py -x -m "
     checkout.run("launch/test.sh", "--slow")
-    assert checkout.calls()[-1] == "-m pytest -n 2 -m "
+    assert checkout.calls()[-1] == "-m pytest -n 2 --dist=worksteal -m "
 
 
 def test_quickstart(checkout: Checkout) -> None:

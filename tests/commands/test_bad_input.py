@@ -14,7 +14,7 @@ from multistep_cm.checkpoints import Checkpoints
 from multistep_cm.commands.main import COMMANDS, main
 from multistep_cm.evaluation import evaluate
 from multistep_cm.sharding.mesh import make_mesh
-from multistep_cm.training import setup
+from multistep_cm.training import preview, setup
 from tests.training.tiny import noisy_params, tiny_config
 
 FILE = """
@@ -43,7 +43,7 @@ def no_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(setup, "build_step", compiled)
     monkeypatch.setattr(setup, "init_state", compiled)
-    for module in (generation, evaluate):
+    for module in (generation, evaluate, preview):
         monkeypatch.setattr(module, "compile_generator", compiled)
 
 

@@ -1,5 +1,6 @@
 """Our count of FLOPs against closed forms and against the compiler's."""
 
+import functools
 from typing import Any
 
 import jax
@@ -162,44 +163,50 @@ def test_a_network_is_what_its_layers_are() -> None:
     assert count == uvit_forward_flops()
 
 
+@functools.cache
+def flops_of_step(**values: Any) -> float:
+    """What a step on one device costs; traced once for each config."""
+    config = with_teacher(tiny_config(None, **{**UVIT, **values}))
+    return step_flops(config, make_mesh(config.mesh, jax.devices()[:1]))
+
+
 @pytest.mark.parametrize(
     ("method", "forwards"), [("denoising", 3), ("ct", 4), ("cd", 5)]
 )
 def test_a_step_is_so_many_forward_passes(method: str, forwards: int) -> None:
     """Student forward and backward (3), target (1), teacher (1), for each image."""
-    config = with_teacher(tiny_config(None, method=method, **UVIT))
-    mesh = make_mesh(config.mesh, jax.devices()[:1])
-    count = step_flops(config, mesh)
+    values = {} if method == "denoising" else {"method": method}
+    count = flops_of_step(**values)
     assert count == pytest.approx(8 * forwards * uvit_forward_flops(), rel=0.02)
 
 
 @pytest.mark.parametrize("parts", [2, 4])
 def test_accumulation_and_calls_change_no_count(parts: int) -> None:
-    def flops(**values: int) -> int:
-        config = tiny_config(None, **{**UVIT, **values})
-        return step_flops(config, make_mesh(config.mesh, jax.devices()[:1]))
-
-    whole = flops()
-    assert flops(training__accumulation=parts) == pytest.approx(whole, rel=1e-3)
-    assert flops(training__steps_per_call=2) == whole
+    whole = flops_of_step()
+    accumulated = flops_of_step(training__accumulation=parts)
+    assert accumulated == pytest.approx(whole, rel=1e-3)
+    assert flops_of_step(training__steps_per_call=2) == whole
 
 
 def test_recomputing_costs_most_of_a_forward_pass() -> None:
-    def flops(remat: str) -> int:
-        config = tiny_config(None, **UVIT, model__remat=remat)
-        return step_flops(config, make_mesh(config.mesh, jax.devices()[:1]))
-
-    extra = flops("full") - flops("none")
+    assert tiny_config().model.remat == "none"
+    extra = flops_of_step(model__remat="full") - flops_of_step()
     assert 0.5 * 8 * uvit_forward_flops() < extra < 8 * uvit_forward_flops()
 
 
+@pytest.mark.usefixtures("users_hlo")
 @pytest.mark.parametrize("method", ["denoising", "cd"])
 def test_the_compiler_counts_nearly_the_same(method: str) -> None:
     """Where it counts all: no loop. It counts other arithmetic too, and no padding.
 
     Few channels at the images' size: from 32 on, CPUs convolve with fewer products.
     """
-    values = {**UVIT, "model__scan_blocks": False, "model__channels": (28, 64)}
+    values: dict[str, Any] = {
+        **UVIT,
+        "model__scan_blocks": False,
+        "model__channels": (28, 64),
+        "model__blocks": (1, 1),
+    }
     config = with_teacher(tiny_config(None, method=method, **values))
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     compiled = setup.build_step(config, mesh, abstract_frozen(config, mesh))

@@ -53,6 +53,7 @@ def collectives(text: str, kind: str) -> list[tuple[str, tuple[int, ...]]]:
     return found
 
 
+@pytest.mark.usefixtures("users_hlo")
 @pytest.mark.parametrize("name", ["uvit", "unet"])
 def test_no_more_than_one_block_is_gathered_at_a_time(name: str) -> None:
     gathered = [
@@ -65,6 +66,7 @@ def test_no_more_than_one_block_is_gathered_at_a_time(name: str) -> None:
     assert not [shape for shape in gathered if shape[0] == BLOCKS and len(shape) > 2]
 
 
+@pytest.mark.usefixtures("users_hlo")
 @pytest.mark.parametrize("name", ["uvit", "unet"])
 def test_no_array_of_the_network_holds_the_whole_batch(name: str) -> None:
     shapes = re.findall(r"(?:f32|bf16)\[([\d,]+)\]", program(name, "float32"))
@@ -75,6 +77,7 @@ def test_no_array_of_the_network_holds_the_whole_batch(name: str) -> None:
     assert all(np.prod(shape) <= 8 * BATCH for shape in whole), whole
 
 
+@pytest.mark.usefixtures("users_hlo")
 def test_gradients_are_summed_once_and_cut() -> None:
     text = program("uvit", "float32")
     sums = collectives(text, "all-reduce") + collectives(text, "reduce-scatter")

@@ -25,6 +25,7 @@ from multistep_cm.training.step import compile_step, make_train_step
 from multistep_cm.training.teacher import average_name, load_ema
 from multistep_cm.validation import validate
 from tests.training.tiny import (
+    MLP,
     assert_trees_equal,
     host,
     noisy_params,
@@ -40,12 +41,6 @@ QUICK_COMPILATION = {
     "xla_llvm_disable_expensive_passes": True,
 }
 ONE = {"data": 1, "fsdp": 1, "tensor": 1}
-MLP: dict[str, Any] = {
-    "model.name": "mlp",
-    "model.channels": (16,),
-    "model.blocks": (2,),
-}
-"""Compiles in a fraction of the time of a UNet."""
 
 
 def averaged_config(directory: Path | None = None, **values: Any) -> ConfigDict:
@@ -177,6 +172,7 @@ def test_several_steps_in_one_call() -> None:
         assert float(state.more_emas[name]["a"]) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.usefixtures("users_hlo")
 def test_a_plan_counts_every_average() -> None:
     mesh = make_mesh(ONE, jax.devices()[:1])
     plain, averaged = (

@@ -25,7 +25,7 @@ from multistep_cm.training.loop import TrainingDivergedError, train
 from multistep_cm.training.optimizer import make_learning_rate, make_optimizer
 from multistep_cm.training.state import TrainState, make_state
 from multistep_cm.training.step import compile_step, make_train_step
-from tests.training.tiny import assert_trees_equal, host, one_device, tiny_config
+from tests.training.tiny import MLP, assert_trees_equal, host, one_device, tiny_config
 
 MESH = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
 SKIP: dict[str, Any] = {"training__on_nan": "skip"}
@@ -196,6 +196,11 @@ def spoiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(methods.METHODS, "denoising", changed)  # type: ignore[arg-type]
 
 
+def mlp_config(directory: Path, **values: Any) -> ConfigDict:
+    """A run whose network matters little."""
+    return tiny_config(directory, **MLP, **values)
+
+
 def final_state(config: ConfigDict, workdir: Path) -> TrainState:
     with Checkpoints(workdir) as checkpoints:
         found = setup.restore_state(checkpoints, config, make_mesh(config.mesh))
@@ -207,7 +212,7 @@ def final_state(config: ConfigDict, workdir: Path) -> TrainState:
 def test_a_run_skips_within_its_budget_and_says_so(
     digits_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = tiny_config(
+    config = mlp_config(
         digits_directory, **SKIP, training__max_skipped_steps=3, training__log_every=1
     )
     assert train(config, tmp_path)
@@ -229,7 +234,7 @@ def test_the_budget_holds_across_a_resume(
     digits_directory: Path, tmp_path: Path
 ) -> None:
     def config(budget: int) -> ConfigDict:
-        return tiny_config(digits_directory, **SKIP, training__max_skipped_steps=budget)
+        return mlp_config(digits_directory, **SKIP, training__max_skipped_steps=budget)
 
     # Steps 2 and 3 are within it, the sixth is not; when it goes on from step 4 the
     # two are still counted.
@@ -259,11 +264,11 @@ def test_a_run_that_stopped_goes_on_skipping(
     with monkeypatch.context() as patch:
         patch.setattr(setup, "position", lambda state, data_state: data_state)
         with pytest.raises(TrainingDivergedError) as caught:
-            train(tiny_config(digits_directory), tmp_path)
+            train(mlp_config(digits_directory), tmp_path)
     assert "not finite at step 2; the last good checkpoint is of step 0" in str(
         caught.value
     )
     assert "training.on_nan=skip" in str(caught.value)
-    assert train(tiny_config(digits_directory, **SKIP), tmp_path)
-    state = final_state(tiny_config(digits_directory), tmp_path)
+    assert train(mlp_config(digits_directory, **SKIP), tmp_path)
+    state = final_state(mlp_config(digits_directory), tmp_path)
     assert (int(state.step), int(state.skipped)) == (8, 3)

@@ -21,7 +21,7 @@ from multistep_cm.sharding.mesh import make_mesh
 from multistep_cm.training import loop, setup
 from multistep_cm.training.loop import TrainingDivergedError, train
 from multistep_cm.training.state import TrainState
-from tests.training.tiny import assert_trees_equal, one_device, tiny_config
+from tests.training.tiny import MLP, assert_trees_equal, one_device, tiny_config
 
 AroundStep = Callable[[int, Callable[[], tuple[Any, Any]]], tuple[Any, Any]]
 
@@ -168,7 +168,7 @@ def test_what_is_not_finite_stops_the_run(
         )
     )
     with pytest.raises(TrainingDivergedError) as caught:
-        train(tiny_config(digits_directory), tmp_path)
+        train(tiny_config(digits_directory, **MLP), tmp_path)
     message = str(caught.value)
     assert "not finite at step 6" in message
     assert f"checkpoint is of step 4 in {tmp_path}" in message
@@ -208,7 +208,7 @@ def test_a_state_gone_wrong_is_not_saved(
 
     around_step(spoil)
     with pytest.raises(TrainingDivergedError, match=r"state \(.+\) is not finite"):
-        train(tiny_config(digits_directory), tmp_path)
+        train(tiny_config(digits_directory, **MLP), tmp_path)
     assert steps_on_disk(tmp_path) == {0}
 
 
@@ -268,9 +268,9 @@ def test_calls_that_would_miss_the_last_step_are_refused(
         return step()
 
     around_step(stop_in_third)
-    assert not train(tiny_config(digits_directory), tmp_path)
+    assert not train(tiny_config(digits_directory, **MLP), tmp_path)
     monkeypatch.setattr(setup, "build_step", None)
-    config = tiny_config(digits_directory, training__steps_per_call=2)
+    config = tiny_config(digits_directory, **MLP, training__steps_per_call=2)
     with pytest.raises(UserError, match=r"steps_per_call is 2, .* from step 3"):
         train(config, tmp_path)
 
@@ -309,7 +309,7 @@ def test_metrics_come_one_interval_late_and_are_complete_at_the_end(
     around_step(count)
     monkeypatch.setattr(loop, "open_writer", lambda *_: FanOut([recorder]))
     config = tiny_config(
-        digits_directory, checkpoint__every_steps=100, training__on_nan=on_nan
+        digits_directory, **MLP, checkpoint__every_steps=100, training__on_nan=on_nan
     )
     assert train(config, tmp_path)
     assert recorder.rows == [(2, 4), (4, 6), (6, 8), (8, 8)]

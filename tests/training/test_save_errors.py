@@ -17,7 +17,7 @@ from multistep_cm.errors import UserError
 from multistep_cm.training import setup
 from multistep_cm.training.loop import train
 from tests.training.test_resume import training_process, wait_for
-from tests.training.tiny import one_device, tiny_config
+from tests.training.tiny import MLP, one_device, tiny_config
 
 LESS_THAN_ORBAX = 200.0
 """Seconds; its threads wait for 300."""
@@ -73,7 +73,7 @@ def test_a_full_disk_is_noticed_at_the_next_step(
         return real(data)
 
     monkeypatch.setattr(digests, "_sha256", full)
-    config = tiny_config(digits_directory, training__num_steps=100)
+    config = tiny_config(digits_directory, **MLP, training__num_steps=100)
     with pytest.raises(SaveError) as caught:
         train(config, tmp_path)
     message = str(caught.value)
@@ -95,7 +95,7 @@ def test_a_folder_that_is_gone_ends_the_program(
     """A real process: the threads that Orbax leaves would hold it for five minutes."""
     folder, file = tmp_path / "run" / "checkpoints", tmp_path / "file"
     file.write_text("a file in its place")
-    config = tiny_config(digits_directory, training__num_steps=10**6)
+    config = tiny_config(digits_directory, **MLP, training__num_steps=10**6)
     with training_process(config, tmp_path / "run") as process:
         wait_for(process, (folder / "4").is_dir)
         folder.rename(tmp_path / "gone")

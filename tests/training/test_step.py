@@ -119,6 +119,7 @@ def test_steps_in_one_call_are_the_single_steps() -> None:
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_the_state_is_donated_and_what_is_frozen_is_not() -> None:
     config, adam = tiny_config(), optax.adam(1e-2)
     frozen = jax.device_put(FROZEN, MESH.devices.item())

@@ -88,6 +88,7 @@ def state_of(config: Any, workdir: Path) -> Any:
     return host(restored[0])
 
 
+@pytest.mark.usefixtures("optimised")
 def test_a_stopped_run_continues_bit_for_bit(
     digits_directory: Path, teacher_workdir: Path, tmp_path: Path
 ) -> None:

@@ -54,6 +54,13 @@ TRANSFORMER: dict[str, Any] = {
     "model.attention_resolutions": (8,),
 }
 
+MLP: dict[str, Any] = {
+    "model.name": "mlp",
+    "model.channels": (16,),
+    "model.blocks": (2,),
+}
+"""Is traced and compiled in a fraction of the time of a UNet."""
+
 
 def tiny_config(directory: Path | None = None, **values: Any) -> ConfigDict:
     """The default config, `TINY`, then `values` (with two underscores for a dot)."""

@@ -24,6 +24,12 @@ TIMES = np.array([0.9, 0.7, 0.5, 0.3, 0.05])
 POINTS = RANDOM.normal(size=(5, 3))
 SCHEDULE = cosine()
 
+# One program each: operation by operation, XLA compiles every one of them.
+posterior_mean = jax.jit(mixtures.posterior_mean)
+noisy_log_density = jax.jit(mixtures.noisy_log_density)
+class_log_probability = jax.jit(classes.class_log_probability)
+ddim = jax.jit(ddim_step)
+
 
 def whole() -> mixtures.Mixture:
     return making.full(WEIGHTS, MEANS, COVARIANCES, "float64")
@@ -39,11 +45,11 @@ def alone(label: int) -> mixtures.Mixture:
 def test_the_denoiser_of_a_label_is_that_of_its_class(x64: None) -> None:
     denoise = classes.class_denoiser(whole(), jnp.asarray(CLASSES), NULL, SCHEDULE)
     t, z_t = jnp.asarray(TIMES), jnp.asarray(POINTS)
-    found = denoise(z_t, t, {"label": jnp.asarray(LABELS)})
+    found = jax.jit(denoise)(z_t, t, {"label": jnp.asarray(LABELS)})
     logsnr = SCHEDULE.logsnr(t)
     for i, label in enumerate(LABELS):
         one = slice(i, i + 1)
-        expected = mixtures.posterior_mean(alone(label), z_t[one], logsnr[one])
+        expected = posterior_mean(alone(label), z_t[one], logsnr[one])
         np.testing.assert_allclose(found[one], expected, rtol=1e-9)
 
 
@@ -51,14 +57,14 @@ def test_probabilities_of_the_classes(x64: None) -> None:
     z_t, logsnr = jnp.asarray(POINTS), SCHEDULE.logsnr(jnp.asarray(TIMES))
 
     def log_probability(label: int) -> jax.Array:
-        return classes.class_log_probability(
+        return class_log_probability(
             whole(), jnp.asarray(CLASSES), NULL, z_t, logsnr, jnp.full(5, label)
         )
 
     share = [WEIGHTS[label == CLASSES].sum() for label in range(3)]
     for label in range(3):
-        density = mixtures.noisy_log_density(alone(label), z_t, logsnr)
-        total = mixtures.noisy_log_density(whole(), z_t, logsnr)
+        density = noisy_log_density(alone(label), z_t, logsnr)
+        total = noisy_log_density(whole(), z_t, logsnr)
         expected = np.log(share[label]) + density - total
         np.testing.assert_allclose(log_probability(label), expected, rtol=1e-8)
     sums = np.sum([jnp.exp(log_probability(label)) for label in range(3)], axis=0)
@@ -84,10 +90,10 @@ def test_guided_prediction_is_that_of_the_sharpened_density(
         # Examples are independent: the gradient of the sum is each one's own.
         return jnp.sum(log_q + (1 + scale) * log_p)
 
-    score = jax.grad(log_density)(z_t)
+    score = jax.jit(jax.grad(log_density))(z_t)
     expected = z_t + SCHEDULE.sigma(t)[:, None] ** 2 * score
     expected /= SCHEDULE.alpha(t)[:, None]
-    found = denoise(z_t, t, {"label": label})
+    found = jax.jit(denoise)(z_t, t, {"label": label})
     np.testing.assert_allclose(found, expected, rtol=1e-7)
 
 
@@ -99,6 +105,7 @@ def test_guidance_between_two_normals(x64: None, scale: float) -> None:
     denoise = guided_denoiser(
         classes.class_denoiser(mixture, jnp.arange(2), 2, SCHEDULE), scale, null_label=2
     )
+    denoise = jax.jit(denoise)
     z = np.linspace(-2, 2, 9)
     logsnr = reference.logsnr(t)
     alpha, sigma = reference.alpha(logsnr), reference.sigma(logsnr)
@@ -115,9 +122,10 @@ def test_guidance_between_two_normals(x64: None, scale: float) -> None:
 
 def test_a_sampler_is_guided_within_the_interval_alone(x64: None) -> None:
     """Step by step: at t = 1 and 0.25 the denoiser, at 0.75 and 0.5 the guided one."""
-    plain = classes.class_denoiser(whole(), jnp.asarray(CLASSES), NULL, SCHEDULE)
-    everywhere = guided_denoiser(plain, 2.0, NULL)
-    within = guided_denoiser(plain, 2.0, NULL, interval=(0.5, 0.75))
+    by_class = classes.class_denoiser(whole(), jnp.asarray(CLASSES), NULL, SCHEDULE)
+    plain = jax.jit(by_class)
+    everywhere = jax.jit(guided_denoiser(by_class, 2.0, NULL))
+    within = guided_denoiser(by_class, 2.0, NULL, interval=(0.5, 0.75))
     z_1, cond = jnp.asarray(POINTS), {"label": jnp.asarray(LABELS)}
     found = samplers.sample(within, SCHEDULE, z_1, 4, cond=cond)
     z = z_1
@@ -128,7 +136,7 @@ def test_a_sampler_is_guided_within_the_interval_alone(x64: None) -> None:
         (0.25, plain),
     ):
         logsnr_t, logsnr_s = SCHEDULE.logsnr(t), SCHEDULE.logsnr(t - 0.25)
-        z = ddim_step(denoise(z, jnp.full(5, t), cond), z, logsnr_t, logsnr_s)
+        z = ddim(denoise(z, jnp.full(5, t), cond), z, logsnr_t, logsnr_s)
     np.testing.assert_allclose(found, z, rtol=1e-9)
     other = samplers.sample(everywhere, SCHEDULE, z_1, 4, cond=cond)
     assert jnp.abs(other - found).max() > 1e-2

@@ -14,6 +14,11 @@ from tests.diffusion import reference
 
 SCHEDULE = cosine()
 
+# One program each: operation by operation, XLA compiles every one of them.
+posterior_mean = jax.jit(mixtures.posterior_mean)
+posterior_trace = jax.jit(mixtures.posterior_trace)
+draw = jax.jit(mixtures.draw, static_argnums=2)
+
 
 def slope(counts: tuple[int, ...], errors: list[float]) -> float:
     """The order: minus the slope of log error against log number of steps."""
@@ -43,13 +48,16 @@ def test_order_of_convergence_on_the_ring(
     mixture = presets.ring("float64")
     exact = mixtures.denoiser(mixture, SCHEDULE)
     z_1 = jnp.asarray(np.random.default_rng(0).normal(size=(64, 2)))
-    solution = flows.integrate(
-        lambda z, logsnr: mixtures.posterior_mean(mixture, z, logsnr),
-        z_1,
-        SCHEDULE.logsnr(1.0),
-        SCHEDULE.logsnr(0.0),
-        1024,
-    )
+    end, start = SCHEDULE.logsnr(0.0), SCHEDULE.logsnr(1.0)
+    solution = jax.jit(
+        lambda z: flows.integrate(
+            lambda z, logsnr: mixtures.posterior_mean(mixture, z, logsnr),
+            z,
+            start,
+            end,
+            1024,
+        )
+    )(z_1)
     counts = (256, 512, 1024)
     errors = []
     for n in counts:
@@ -98,12 +106,12 @@ def test_one_step_with_the_exact_denoiser(
     y_s = z / reference.alpha(lt) + distance * (slope_t + slope_s) / 2
     of_heun = reference.alpha(ls) * y_s
 
-    x_hat = mixtures.posterior_mean(mixture, z_t, logsnr_t)
+    x_hat = posterior_mean(mixture, z_t, logsnr_t)
     z_s = ddim.ddim_step(x_hat, z_t, logsnr_t, logsnr_s)
     back = ddim.inverse_ddim(z_s, z_t, logsnr_t, logsnr_s)
     variance = ddim.x_variance_analytic(logsnr_t)
     addim = ddim.addim_step(x_hat, z_t, logsnr_t, logsnr_s, variance)
-    x_hat_s = mixtures.posterior_mean(mixture, z_s, logsnr_s)
+    x_hat_s = posterior_mean(mixture, z_s, logsnr_s)
     effective = ddim.heun_effective_x(x_hat, x_hat_s, logsnr_t, logsnr_s)
     heun = ddim.ddim_step(effective, z_t, logsnr_t, logsnr_s)
     pairs = [(x_hat, x), (z_s, euler), (back, x), (addim, of_addim), (heun, of_heun)]
@@ -144,16 +152,16 @@ def test_norm_identity(x64: None, name: str, t: float, s: float) -> None:
     aDDIM)."""
     number = 4000
     mixture = presets.PRESETS[name]("float64")
-    x = mixtures.draw(mixture, jax.random.key(0), number)
+    x = draw(mixture, jax.random.key(0), number)
     eps = jax.random.normal(jax.random.key(1), x.shape, x.dtype)
     logsnr_t, logsnr_s = SCHEDULE.logsnr(t), SCHEDULE.logsnr(s)
     z_t = add_noise(x, eps, logsnr_t)
     exact = add_noise(x, eps, logsnr_s)  # one exact draw of z_s given z_t
-    x_hat = mixtures.posterior_mean(mixture, z_t, logsnr_t)
+    x_hat = posterior_mean(mixture, z_t, logsnr_t)
     of_ddim = ddim.ddim_step(x_hat, z_t, logsnr_t, logsnr_s)
     ratio = SCHEDULE.sigma(s) / SCHEDULE.sigma(t)
     coefficient = SCHEDULE.alpha(s) - SCHEDULE.alpha(t) * ratio
-    lost = coefficient**2 * mixtures.posterior_trace(mixture, z_t, logsnr_t)
+    lost = coefficient**2 * posterior_trace(mixture, z_t, logsnr_t)
     gap = (exact**2).sum(1) - (of_ddim**2).sum(1) - lost
     error = float(gap.std()) / number**0.5
     assert abs(float(gap.mean())) < 4 * error

@@ -1,5 +1,8 @@
 """Exact flows against closed forms, each other, and the samplers."""
 
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +16,19 @@ from tests.diffusion import reference
 
 SCHEDULE = cosine()
 Z = np.random.default_rng(1).normal(size=(6, 3))
+
+
+@partial(jax.jit, static_argnums=4)
+def integrate(
+    mixture: mixtures.Mixture, z: jax.Array, start: Any, end: Any, num_steps: int
+) -> flows.Solution:
+    return flows.integrate(
+        lambda z, logsnr: mixtures.posterior_mean(mixture, z, logsnr),
+        z,
+        start,
+        end,
+        num_steps,
+    )
 
 
 def end(t: float) -> float:
@@ -59,7 +75,7 @@ def test_transport_keeps_quantiles(x64: None) -> None:
         ]
         return np.sum(below, axis=0)
 
-    z_0 = flows.transport(mixture)(jnp.asarray(Z), -15.0, 15.0)
+    z_0 = jax.jit(flows.transport(mixture))(jnp.asarray(Z), -15.0, 15.0)
     expected = distribution(Z, -15.0)
     np.testing.assert_allclose(distribution(z_0, 15.0), expected, rtol=0, atol=1e-10)
 
@@ -76,16 +92,10 @@ def test_transport_there_and_back(x64: None) -> None:
 def test_runge_kutta_agrees_and_knows_its_error(x64: None) -> None:
     mixture = presets.two_normals("float64")
     z = jnp.asarray(Z[:, :1])
-    exact = flows.transport(mixture)(z, -15.0, 15.0)
+    exact = jax.jit(flows.transport(mixture))(z, -15.0, 15.0)
 
     def error(num_steps: int) -> tuple[np.ndarray, np.ndarray]:
-        solution = flows.integrate(
-            lambda z, logsnr: mixtures.posterior_mean(mixture, z, logsnr),
-            z,
-            -15.0,
-            15.0,
-            num_steps,
-        )
+        solution = integrate(mixture, z, -15.0, 15.0, num_steps)
         return np.abs(solution.z_s - exact).max(axis=1), np.asarray(solution.error)
 
     (first, _), (second, stated) = error(256), error(1024)
@@ -99,13 +109,7 @@ def test_runge_kutta_of_one_normal_in_many_dimensions(x64: None) -> None:
     covariance = np.diag([0.01, 1.0, 0.3])
     mixture = making.full([1.0], [[0.1, 0.0, -0.4]], [covariance], "float64")
     logsnr_t, logsnr_s = jnp.linspace(-15.0, -2.0, 6), jnp.linspace(0.0, 15.0, 6)
-    solution = flows.integrate(
-        lambda z, logsnr: mixtures.posterior_mean(mixture, z, logsnr),
-        jnp.asarray(Z),
-        logsnr_t,
-        logsnr_s,
-        512,
-    )
+    solution = integrate(mixture, jnp.asarray(Z), logsnr_t, logsnr_s, 512)
     a, b = (reference.alpha(v)[:, None] for v in (logsnr_t, logsnr_s))
     variance = np.diag(covariance)
     wide, narrow = (np.sqrt(v**2 * variance + 1 - v**2) for v in (a, b))
@@ -123,8 +127,9 @@ def test_consistency_function_samples_the_flow(x64: None, student_steps: int) ->
     exact = mixtures.denoiser(mixture, SCHEDULE)
     function = flows.consistency_function(flow, SCHEDULE, student_steps, exact)
     z_1 = jnp.asarray(Z[:, :1])
-    z_0 = sample(function, SCHEDULE, z_1, student_steps)
-    np.testing.assert_allclose(z_0, flow(z_1, -15.0, 15.0), rtol=0, atol=1e-8)
+    z_0 = jax.jit(lambda z: sample(function, SCHEDULE, z, student_steps))(z_1)
+    expected = jax.jit(flow)(z_1, -15.0, 15.0)
+    np.testing.assert_allclose(z_0, expected, rtol=0, atol=1e-8)
 
 
 def test_consistency_function_of_many_segments_is_the_denoiser(x64: None) -> None:
@@ -132,15 +137,13 @@ def test_consistency_function_of_many_segments_is_the_denoiser(x64: None) -> Non
     exact = mixtures.denoiser(mixture, SCHEDULE)
     z, t = jnp.asarray(Z[:, :1]), jnp.array([1.0, 0.8, 0.6, 0.5, 0.4, 0.0])
     flow = flows.transport(mixture)
-    error = [
-        float(
-            jnp.abs(
-                flows.consistency_function(flow, SCHEDULE, k, exact)(z, t, {})
-                - exact(z, t, {})
-            ).max()
-        )
-        for k in (1, 20, 200)
-    ]
+
+    @partial(jax.jit, static_argnums=0)
+    def difference(k: int) -> jax.Array:
+        function = flows.consistency_function(flow, SCHEDULE, k, exact)
+        return jnp.abs(function(z, t, {}) - exact(z, t, {})).max()
+
+    error = [float(difference(k)) for k in (1, 20, 200)]
     assert error[0] > 0.1 > error[1] > 5 * error[2]
     assert error[2] < 0.02
 

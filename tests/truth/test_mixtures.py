@@ -20,6 +20,16 @@ COVARIANCES = FACTORS @ FACTORS.swapaxes(1, 2) + 0.1 * np.eye(4)
 POINTS = RANDOM.normal(size=(5, 4))
 LOGSNR = np.array([-6.0, -1.0, 0.0, 2.0, 7.0])
 
+# One program each: operation by operation, XLA compiles every one of them.
+log_density = jax.jit(mixtures.log_density)
+noisy_log_density = jax.jit(mixtures.noisy_log_density)
+posterior_mean = jax.jit(mixtures.posterior_mean)
+posterior_covariance = jax.jit(mixtures.posterior_covariance)
+posterior_trace = jax.jit(mixtures.posterior_trace)
+score_of = jax.jit(mixtures.score)
+moments = jax.jit(mixtures.moments)
+draw = jax.jit(mixtures.draw, static_argnums=2)
+
 
 def both(dtype: str = "float64") -> list[mixtures.Mixture]:
     """One distribution, by full and by low-rank covariances."""
@@ -51,12 +61,12 @@ def test_log_density_is_scipys(x64: None) -> None:
         for i, z in enumerate(POINTS)
     ]
     for mixture in both():
-        found = mixtures.log_density(mixture, jnp.asarray(POINTS))
+        found = log_density(mixture, jnp.asarray(POINTS))
         np.testing.assert_allclose(found, np.log(density), rtol=1e-10)
-        found = mixtures.noisy_log_density(mixture, jnp.asarray(POINTS), LOGSNR)
+        found = noisy_log_density(mixture, jnp.asarray(POINTS), LOGSNR)
         np.testing.assert_allclose(found, np.log(noisy_density), rtol=1e-10)
         noisy_mixture = mixtures.marginal(mixture, LOGSNR[3])
-        at = mixtures.log_density(noisy_mixture, jnp.asarray(POINTS[3:4]))
+        at = log_density(noisy_mixture, jnp.asarray(POINTS[3:4]))
         np.testing.assert_allclose(at, found[3:4], rtol=1e-10)
 
 
@@ -78,11 +88,11 @@ def test_posterior_is_bayes(x64: None) -> None:
         covariance += np.einsum("k,kd,ke->de", share, spread, spread)
         for mixture in both():
             point = jnp.asarray(z)[None]
-            x_hat = mixtures.posterior_mean(mixture, point, LOGSNR[index])
+            x_hat = posterior_mean(mixture, point, LOGSNR[index])
             np.testing.assert_allclose(x_hat[0], mean, rtol=0, atol=1e-10)
-            found = mixtures.posterior_covariance(mixture, point, LOGSNR[index])
+            found = posterior_covariance(mixture, point, LOGSNR[index])
             np.testing.assert_allclose(found[0], covariance, rtol=0, atol=1e-10)
-            trace = mixtures.posterior_trace(mixture, point, LOGSNR[index])
+            trace = posterior_trace(mixture, point, LOGSNR[index])
             np.testing.assert_allclose(trace[0], np.trace(covariance), rtol=1e-9)
 
 
@@ -102,11 +112,11 @@ def test_posterior_by_quadrature(x64: None) -> None:
         for power in range(3)
     )
     point = jnp.array([[z]])
-    x_hat = mixtures.posterior_mean(mixture, point, logsnr)
+    x_hat = posterior_mean(mixture, point, logsnr)
     np.testing.assert_allclose(x_hat[0, 0], one / zero, rtol=1e-9)
-    trace = mixtures.posterior_trace(mixture, point, logsnr)
+    trace = posterior_trace(mixture, point, logsnr)
     np.testing.assert_allclose(trace[0], two / zero - (one / zero) ** 2, rtol=1e-8)
-    log_density = mixtures.noisy_log_density(mixture, point, logsnr)
+    log_density = noisy_log_density(mixture, point, logsnr)
     np.testing.assert_allclose(log_density[0], np.log(zero), rtol=1e-9)
 
 
@@ -129,12 +139,12 @@ def test_score_and_tweedie(x64: None) -> None:
 
     for mixture in both():
         gradient, jacobian = derivatives(mixture)
-        score = mixtures.score(mixture, z, LOGSNR)
+        score = score_of(mixture, z, LOGSNR)
         np.testing.assert_allclose(score, gradient, rtol=1e-9, atol=1e-9)
-        x_hat = mixtures.posterior_mean(mixture, z, LOGSNR)
+        x_hat = posterior_mean(mixture, z, LOGSNR)
         tweedie = (z + sigma**2 * score) / alpha
         np.testing.assert_allclose(x_hat, tweedie, rtol=1e-8, atol=1e-10)
-        covariance = mixtures.posterior_covariance(mixture, z, LOGSNR)
+        covariance = posterior_covariance(mixture, z, LOGSNR)
         scale = (alpha / sigma**2)[..., None]
         np.testing.assert_allclose(jacobian, scale * covariance, rtol=1e-8, atol=1e-9)
 
@@ -146,10 +156,10 @@ def test_draws_and_moments(x64: None) -> None:
     covariance = np.tensordot(WEIGHTS, COVARIANCES, 1)
     covariance += np.einsum("k,kd,ke->de", WEIGHTS, spread, spread)
     for mixture in both():
-        found_mean, found_covariance = mixtures.moments(mixture)
+        found_mean, found_covariance = moments(mixture)
         np.testing.assert_allclose(found_mean, mean, rtol=0, atol=1e-12)
         np.testing.assert_allclose(found_covariance, covariance, rtol=0, atol=1e-12)
-        x = np.asarray(mixtures.draw(mixture, jax.random.key(0), number))
+        x = np.asarray(draw(mixture, jax.random.key(0), number))
         error = 5 * np.sqrt(np.diag(covariance) / number)
         assert np.all(np.abs(x.mean(axis=0) - mean) < error)
         # Kolmogorov-Smirnov along a direction in which the mixture is known.
@@ -170,12 +180,12 @@ def test_denoiser_minimises_the_error() -> None:
     mixture = both("float32")[1]
     schedule = cosine()
     t = jnp.full(20_000, 0.4)
-    x = mixtures.draw(mixture, jax.random.key(1), 20_000)
+    x = draw(mixture, jax.random.key(1), 20_000)
     eps = jax.random.normal(jax.random.key(2), x.shape)
     z_t = add_noise(x, eps, schedule.logsnr(t))
-    x_hat = mixtures.denoiser(mixture, schedule)(z_t, t, {})
+    x_hat = jax.jit(mixtures.denoiser(mixture, schedule))(z_t, t, {})
     square = ((x - x_hat) ** 2).sum(1)
-    trace = mixtures.posterior_trace(mixture, z_t, schedule.logsnr(t))
+    trace = posterior_trace(mixture, z_t, schedule.logsnr(t))
     error = 4 * float(square.std()) / 20_000**0.5
     assert abs(float(square.mean() - trace.mean())) < error
     assert ((x - 0.95 * x_hat) ** 2).sum(1).mean() > square.mean() + error / 4
@@ -188,7 +198,7 @@ def test_dtype_shape_and_ends(dtype: str) -> None:
     z_t = jnp.asarray(POINTS, dtype).reshape(5, 2, 2, 1)
     for t in (0.0, 1.0):
         logsnr = cosine().logsnr(jnp.full(5, t))
-        for function in (mixtures.posterior_mean, mixtures.score):
+        for function in (posterior_mean, score_of):
             found = function(mixture, z_t, logsnr)
             assert found.shape == z_t.shape and found.dtype == dtype
             assert jnp.all(jnp.isfinite(found))
@@ -198,12 +208,12 @@ def test_float32_agrees_with_float64() -> None:
     logsnr = np.array([-15.0, -5.0, 0.0, 5.0, 15.0])
     with jax.enable_x64(True):
         expected = [
-            np.asarray(mixtures.posterior_mean(m, jnp.asarray(POINTS), logsnr))
+            np.asarray(posterior_mean(m, jnp.asarray(POINTS), logsnr))
             for m in both("float64")
         ]
     for mixture, value in zip(both("float32"), expected, strict=True):
         points = jnp.asarray(POINTS, jnp.float32)
-        found = mixtures.posterior_mean(mixture, points, jnp.float32(logsnr))
+        found = posterior_mean(mixture, points, jnp.float32(logsnr))
         np.testing.assert_allclose(found, value, rtol=1e-4, atol=2e-5)
 
 

@@ -17,7 +17,7 @@ def test_dimension_draws_and_density(name: str, dimension: int) -> None:
     assert mixture.dimension == dimension
     x = jax.jit(mixtures.draw, static_argnums=2)(mixture, jax.random.key(0), 1000)
     assert x.shape == (1000, dimension) and x.dtype == np.float32
-    mean, covariance = mixtures.moments(mixture)
+    mean, covariance = jax.jit(mixtures.moments)(mixture)
     error = 5 * np.sqrt(np.diag(covariance) / 1000) + 1e-6
     assert np.all(np.abs(np.mean(x, axis=0) - mean) < error)
     assert np.all(np.isfinite(jax.jit(mixtures.log_density)(mixture, x)))
@@ -30,7 +30,7 @@ def test_every_preset_is_tested() -> None:
 def test_digits_have_the_moments_of_the_digits() -> None:
     """An EM fit keeps the mean, and the covariance up to its regularisation."""
     images = load_digits().data / 8.0 - 1.0
-    mean, covariance = mixtures.moments(presets.digits())
+    mean, covariance = jax.jit(mixtures.moments)(presets.digits())
     np.testing.assert_allclose(mean, images.mean(axis=0), atol=1e-4)
     expected = np.cov(images.T, bias=True) + 1e-3 * np.eye(64)
     np.testing.assert_allclose(covariance, expected, atol=1e-3)
