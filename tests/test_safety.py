@@ -40,6 +40,12 @@ IMPORTERS = {
 }
 """The only files that import what is not named in their source, and what that is."""
 
+PROGRAMS = {
+    "multistep_cm/training/tracing.py": "the compilation cache, whose machine code "
+    "JAX runs anyway",
+}
+"""The only files that read programs, and from where."""
+
 
 def dangers(path: str, source: str) -> Iterator[str]:
     """What in a file could run code that is not in this repository."""
@@ -55,6 +61,8 @@ def dangers(path: str, source: str) -> Iterator[str]:
         if not isinstance(node, ast.Call):
             continue
         called = ast.unparse(node.func)
+        if called.endswith("export.deserialize") and path in PROGRAMS:
+            continue
         if called in CALLS or called.rpartition(".")[2] in ("extractall", "mktemp"):
             yield f"{path}:{node.lineno} calls {called}"
         last = called.rpartition(".")[2]
@@ -81,8 +89,8 @@ def test_the_package_runs_no_code_that_it_is_given() -> None:
     assert not found
 
 
-def test_the_files_that_import_by_name_do_so() -> None:
-    for path in IMPORTERS:
+def test_the_files_that_may_do_so() -> None:
+    for path in (*IMPORTERS, *PROGRAMS):
         assert [*dangers("elsewhere.py", (ROOT / path).read_text("utf-8"))]
 
 
@@ -98,6 +106,7 @@ def test_the_files_that_import_by_name_do_so() -> None:
         "subprocess.run('x', shell=True)",
         "import importlib\nimportlib.import_module(name)",
         "archive.extractall('.')",
+        "from jax import export\nexport.deserialize(read())",
     ],
 )
 def test_a_danger_is_found(source: str) -> None:

@@ -47,10 +47,11 @@ def run(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     from multistep_cm.sharding.distributed import say
     from multistep_cm.training.compilation import compile_only
     from multistep_cm.training.loop import train
+    from multistep_cm.training.tracing import program_folder
 
     config = together(lambda: load_config(arguments.config, overrides))
     if arguments.compile_only:
-        compile_only(config)
-    elif train(config, arguments.workdir):
+        compile_only(config, program_folder())
+    elif train(config, arguments.workdir, program_folder()):
         say(f"finished: {arguments.workdir}")
     return 0

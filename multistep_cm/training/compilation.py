@@ -1,6 +1,7 @@
 """Compile a run's step ahead of the run: into the cache, and to see its memory."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,12 +22,12 @@ from multistep_cm.training.teacher import teacher_config
 MIB = 1024**2
 
 
-def compile_only(config: ConfigDict) -> None:
+def compile_only(config: ConfigDict, programs: Path | None = None) -> None:
     """Compile the train step for the present devices and say what it costs.
 
-    With a compilation cache, `train` with the same config and devices finds the step
-    there. Data, teacher and workdir are not looked at. Raises UserError for a config
-    that cannot run on these devices, or that differs between processes.
+    With a compilation cache, `train` with the same config, devices and `programs`
+    finds the step there. Data, teacher and workdir are not looked at. Raises UserError
+    for a config that cannot run on these devices, or that differs between processes.
     """
     check_same(
         {f"config key {key}": value for key, value in flatten(config).items()},
@@ -38,7 +39,7 @@ def compile_only(config: ConfigDict) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     say(f"compiling the train step for {mesh.size} devices ..")
     begin = time.perf_counter()
-    compiled = setup.build_step(config, mesh, abstract_frozen(config, mesh))
+    compiled = setup.build_step(config, mesh, abstract_frozen(config, mesh), programs)
     say(f"compiled in {time.perf_counter() - begin:.1f} s")
     for line in memory_lines(compiled):
         say(line)

@@ -40,23 +40,27 @@ class TrainingDivergedError(UserError):
     """Loss or gradient was not finite."""
 
 
-def train(config: ConfigDict, workdir: Path) -> bool:
+def train(config: ConfigDict, workdir: Path, programs: Path | None = None) -> bool:
     """Train what the config says, going on from the newest checkpoint in `workdir`.
 
     Returns whether the run is finished: False means that SIGTERM came, the state was
     saved and the same command continues. Before the first step there is nothing to
-    save: then the run ends at once, even while it compiles.
+    save: then the run ends at once, even while it compiles. `programs` is a folder of
+    steps that were traced before (`tracing.py`).
 
     Raises UserError before any compilation for what can be known to be wrong, and
     TrainingDivergedError when loss or gradient is not finite.
     """
     with Stopping(STOPPED_EARLY, status=0) as stopping:
-        return _train(config, workdir, stopping.requested)
+        return _train(config, workdir, stopping.requested, programs)
     return False
 
 
 def _train(
-    config: ConfigDict, workdir: Path, stop_requested: Callable[[], bool]
+    config: ConfigDict,
+    workdir: Path,
+    stop_requested: Callable[[], bool],
+    programs: Path | None,
 ) -> bool:
     mesh = setup.check_run(config, workdir)
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
@@ -75,7 +79,9 @@ def _train(
         setup.describe_network(state.params, workdir)
         # From step 0 too: a run that ended before its first save has left rows.
         writer = open_writer(workdir, start, is_main_process())
-        run = Run(config, mesh, workdir, checkpoints, data, writer, stop_requested)
+        run = Run(
+            config, mesh, workdir, checkpoints, data, writer, stop_requested, programs
+        )
         preview = Preview(config, workdir, mesh, writer)
         try:
             return run.steps(state, start, frozen, preview)
@@ -96,6 +102,7 @@ class Run:
         data: DataIterator,
         writer: Writer,
         stop_requested: Callable[[], bool],
+        programs: Path | None,
     ) -> None:
         self.config = config
         self.mesh = mesh
@@ -103,6 +110,7 @@ class Run:
         self.checkpoints = checkpoints
         self.data = data
         self.stop_requested = stop_requested
+        self.programs = programs
         speed = make_speed(config, mesh) if is_main_process() else None
         self.metrics = LateMetrics(
             config, writer, speed, lambda: data.num_bad, self._diverged
@@ -121,7 +129,7 @@ class Run:
             say(f"nothing to train: step {start} of {last} is done")
             return True
         say("compiling the train step ..")
-        compiled = setup.build_step(self.config, self.mesh, frozen)
+        compiled = setup.build_step(self.config, self.mesh, frozen, self.programs)
         step = start
         watchdog = Watchdog(training.stall_timeout, self.workdir, jax.process_index())
         shown = is_main_process()

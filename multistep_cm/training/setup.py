@@ -49,6 +49,7 @@ from multistep_cm.training.optimizer import make_optimizer
 from multistep_cm.training.state import TrainState, make_state
 from multistep_cm.training.step import TrainStep, compile_step, make_train_step
 from multistep_cm.training.teacher import check_teacher, load_ema, teacher_config
+from multistep_cm.training.tracing import kept_step
 from multistep_cm.validation import check_batch, validate
 from multistep_cm.workdir import check_shared, open_workdir
 
@@ -276,11 +277,19 @@ def make_step(config: ConfigDict, mesh: Mesh) -> TrainStep:
 
 
 def build_step(
-    config: ConfigDict, mesh: Mesh, frozen: dict[str, Any]
+    config: ConfigDict,
+    mesh: Mesh,
+    frozen: dict[str, Any],
+    programs: Path | None = None,
 ) -> jax.stages.Compiled:
-    """Compile the train step of this config for this mesh: the run's one program."""
+    """Compile the train step of this config for this mesh: the run's one program.
+
+    With `programs`, a folder, it is traced only if no earlier start has left it there.
+    """
     step = make_step(config, mesh)
     state, batch = abstract_state(config, mesh), abstract_batch(config, mesh)
+    if programs is not None:
+        step = kept_step(step, state, batch, frozen, config, mesh, programs)
     compiled = compile_step(step, state, batch, frozen, mesh)
     wait_for_all("compiled the train step")
     return compiled
