@@ -65,7 +65,7 @@ def make_side(work: Work, path: str) -> Side:
 
 
 def make_config(work: Work) -> ConfigDict:
-    """The config of this work: our defaults, at this shape."""
+    """The config of this work: our defaults, at this shape, and the faster loop."""
     config = default_config()
     config.method = "ct" if work.method == "ct" else "cd"
     values: dict[str, Any] = {
@@ -76,7 +76,8 @@ def make_config(work: Work) -> ConfigDict:
         "model.channels": WIDTHS[work.model],
         "model.blocks": BLOCKS[work.model],
         "model.attention_resolutions": (16,),
-        "model.scan_blocks": work.scan,
+        # Of the U-ViT 3 to 5 % of a step would go into the loop's stacks of results.
+        "model.scan_blocks": work.model == "unet",
         "training.batch_size": work.batch,
     }
     if work.method == "heun":

@@ -19,7 +19,6 @@ class Work:
     size: int = 32
     threads: int = 1
     compiled: bool = False
-    scan: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
