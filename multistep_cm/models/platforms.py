@@ -15,7 +15,9 @@ def by_platform(
     traced, which takes a third off the tracing of a network; elsewhere all are, and
     the compiler takes its own.
     """
+    # None without a mesh, and from a JAX whose devices do not say it.
     device = jax.sharding.get_abstract_mesh().abstract_device
-    if device is None:
+    platform = getattr(device, "platform", None)
+    if platform is None:
         return jax.lax.platform_dependent(*operands, default=default, **forms)
-    return forms.get(device.platform, default)(*operands)
+    return forms.get(platform, default)(*operands)
