@@ -9,13 +9,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from multistep_cm import factory
 from multistep_cm.config import flatten
 from multistep_cm.sharding.agreement import check_same, together
 from multistep_cm.sharding.distributed import say
 from multistep_cm.sharding.mesh import replicated
-from multistep_cm.sharding.rules import place_abstract
 from multistep_cm.training import setup
+from multistep_cm.training.initialization import abstract_params
 from multistep_cm.training.methods import METHODS
 from multistep_cm.training.teacher import teacher_config
 
@@ -54,11 +53,7 @@ def abstract_frozen(config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
     """What `setup.freeze` returns, as shapes with shardings."""
     method, frozen = METHODS[config.method], {}
     if method.needs_teacher:
-        of_teacher = teacher_config(config)
-        network = factory.make_network(of_teacher)
-        frozen["teacher_params"] = place_abstract(
-            factory.abstract_params(network, of_teacher), mesh
-        )
+        frozen["teacher_params"] = abstract_params(teacher_config(config), mesh)
     if method.is_student:
         whole = replicated(mesh)
         frozen["student_steps"] = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)

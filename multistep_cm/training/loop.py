@@ -4,6 +4,7 @@ Each round saves first, then takes data, then steps, so that what a checkpoint h
 exactly the state before the next batch.
 """
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def train(config: ConfigDict, workdir: Path, programs: Path | None = None) -> bo
     Returns whether the run is finished: False means that SIGTERM came, the state was
     saved and the same command continues. Before the first step there is nothing to
     save: then the run ends at once, even while it compiles. `programs` is a folder of
-    steps that were traced before (`tracing.py`).
+    programs that were traced before (`tracing.py`).
 
     Raises UserError before any compilation for what can be known to be wrong, and
     TrainingDivergedError when loss or gradient is not finite.
@@ -64,11 +65,12 @@ def _train(
 ) -> bool:
     mesh = setup.check_run(config, workdir)
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
-        teacher = setup.load_teacher(config, mesh)
-        restored = setup.restore_state(checkpoints, config, mesh)
+        teacher = setup.load_teacher(config, mesh, programs)
+        like = setup.abstract_state(config, mesh, programs)
+        restored = setup.restore_state(checkpoints, config, mesh, like)
         data = setup.open_data(config, mesh)
         if restored is None:
-            state = setup.init_state(config, mesh, teacher)
+            state = setup.init_state(config, mesh, teacher, programs, like)
         else:
             state, data_state = restored
             data.restore(data_state)
@@ -79,8 +81,11 @@ def _train(
         setup.describe_network(state.params, workdir)
         # From step 0 too: a run that ended before its first save has left rows.
         writer = open_writer(workdir, start, is_main_process())
+        build = functools.partial(
+            setup.build_step, config, mesh, frozen, programs, like
+        )
         run = Run(
-            config, mesh, workdir, checkpoints, data, writer, stop_requested, programs
+            config, mesh, workdir, checkpoints, data, writer, stop_requested, build
         )
         preview = Preview(config, workdir, mesh, writer)
         try:
@@ -102,15 +107,14 @@ class Run:
         data: DataIterator,
         writer: Writer,
         stop_requested: Callable[[], bool],
-        programs: Path | None,
+        build: Callable[[], jax.stages.Compiled],
     ) -> None:
         self.config = config
-        self.mesh = mesh
         self.workdir = workdir
         self.checkpoints = checkpoints
         self.data = data
         self.stop_requested = stop_requested
-        self.programs = programs
+        self.build = build
         speed = make_speed(config, mesh) if is_main_process() else None
         self.metrics = LateMetrics(
             config, writer, speed, lambda: data.num_bad, self._diverged
@@ -129,7 +133,7 @@ class Run:
             say(f"nothing to train: step {start} of {last} is done")
             return True
         say("compiling the train step ..")
-        compiled = setup.build_step(self.config, self.mesh, frozen, self.programs)
+        compiled = self.build()
         step = start
         watchdog = Watchdog(training.stall_timeout, self.workdir, jax.process_index())
         shown = is_main_process()

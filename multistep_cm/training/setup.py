@@ -44,6 +44,7 @@ from multistep_cm.sharding.mesh import (
 from multistep_cm.sharding.rules import place_abstract
 from multistep_cm.training.ema import more_decays
 from multistep_cm.training.finite import SKIPPED
+from multistep_cm.training.initialization import abstract_params, make_init
 from multistep_cm.training.methods import METHODS
 from multistep_cm.training.optimizer import make_optimizer
 from multistep_cm.training.state import TrainState, make_state
@@ -94,12 +95,15 @@ def check_config(
     return mesh
 
 
-def load_teacher(config: ConfigDict, mesh: Mesh) -> Params | None:
+def load_teacher(
+    config: ConfigDict, mesh: Mesh, programs: Path | None = None
+) -> Params | None:
     """The averaged weights of `teacher.workdir`; None when the config names none."""
     if not config.teacher.workdir:
         return None
     workdir = Path(config.teacher.workdir)
-    step, params = load_ema(workdir, teacher_config(config), mesh)
+    of_teacher = teacher_config(config)
+    step, params = load_ema(workdir, of_teacher, mesh, programs=programs)
     say(f"teacher: step {step} of {config.teacher.workdir} (averaged weights)")
     return params
 
@@ -119,11 +123,15 @@ def freeze(config: ConfigDict, mesh: Mesh, teacher: Params | None) -> dict[str, 
     return frozen
 
 
-def abstract_state(config: ConfigDict, mesh: Mesh) -> TrainState:
-    """Shapes, dtypes and shardings of the train state; nothing is allocated."""
-    network = factory.make_network(config)
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        params = factory.abstract_params(network, config)
+def abstract_state(
+    config: ConfigDict, mesh: Mesh, programs: Path | None = None
+) -> TrainState:
+    """Shapes, dtypes and shardings of the train state; nothing is allocated.
+
+    `programs` is that of `make_init`, here and below. Who has these shapes gives them
+    to the functions below as `like`, which otherwise ask again.
+    """
+    params = abstract_params(config, mesh, programs)
     state = jax.eval_shape(lambda p: first_state(p, config), params)
     return place_abstract(state, mesh)
 
@@ -135,18 +143,26 @@ def first_state(params: Params, config: ConfigDict) -> TrainState:
     return make_state(params, optimizer, has_target_average(config), more)
 
 
-def init_state(config: ConfigDict, mesh: Mesh, teacher: Params | None) -> TrainState:
+def init_state(
+    config: ConfigDict,
+    mesh: Mesh,
+    teacher: Params | None,
+    programs: Path | None = None,
+    like: TrainState | None = None,
+) -> TrainState:
     """The state at step 0, born sharded: from the teacher, or fresh from the seed."""
-    network = factory.make_network(config)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
+    like = like or abstract_state(config, mesh, programs)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
     key = jax.random.key(config.seed)
     is_taught = teacher is not None and config.teacher.initialize_student
     if is_taught and not config.consistency.guidance_range:
         start = jax.jit(lambda p: first_state(p, config), out_shardings=shardings)
         return start(teacher)
 
+    init = make_init(config, mesh, programs)
+
     def fresh(key: jax.Array, taught: Params) -> TrainState:
-        params = factory.init_params(network, config, key)
+        params = init(key)
         if taught:  # only what tells it the scale of guidance is new
             parts = {**params["condition"], **taught["condition"]}
             params = {**params, **taught, "condition": parts}
@@ -203,10 +219,13 @@ def position(state: TrainState, data_state: dict[str, Any]) -> dict[str, Any]:
 
 
 def restore_state(
-    checkpoints: Checkpoints, config: ConfigDict, mesh: Mesh
+    checkpoints: Checkpoints,
+    config: ConfigDict,
+    mesh: Mesh,
+    like: TrainState | None = None,
 ) -> tuple[TrainState, dict[str, Any]] | None:
     """The newest good state and `position` of this run; None when it is new."""
-    found = checkpoints.restore(split_state(abstract_state(config, mesh)))
+    found = checkpoints.restore(split_state(like or abstract_state(config, mesh)))
     if found is None:
         return None
     step, trees, where = found
@@ -281,13 +300,15 @@ def build_step(
     mesh: Mesh,
     frozen: dict[str, Any],
     programs: Path | None = None,
+    like: TrainState | None = None,
 ) -> jax.stages.Compiled:
     """Compile the train step of this config for this mesh: the run's one program.
 
     With `programs`, a folder, it is traced only if no earlier start has left it there.
     """
     step = make_step(config, mesh)
-    state, batch = abstract_state(config, mesh), abstract_batch(config, mesh)
+    state = like or abstract_state(config, mesh, programs)
+    batch = abstract_batch(config, mesh)
     if programs is not None:
         step = kept_step(step, state, batch, frozen, config, mesh, programs)
     compiled = compile_step(step, state, batch, frozen, mesh)

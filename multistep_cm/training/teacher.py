@@ -6,13 +6,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from multistep_cm import config as configs
-from multistep_cm import factory
 from multistep_cm.checkpoints import Checkpoints
 from multistep_cm.errors import UserError
 from multistep_cm.files import is_folder
 from multistep_cm.losses.signature import Params
-from multistep_cm.sharding.rules import place_abstract
 from multistep_cm.training.ema import more_decays
+from multistep_cm.training.initialization import abstract_params
 from multistep_cm.training.methods import METHODS
 from multistep_cm.workdir import read_config
 
@@ -147,17 +146,20 @@ def average_name(config: ConfigDict, ema_decay: float | None) -> str:
 
 
 def load_ema(
-    workdir: Path, config: ConfigDict, mesh: Mesh, ema_decay: float | None = None
+    workdir: Path,
+    config: ConfigDict,
+    mesh: Mesh,
+    ema_decay: float | None = None,
+    programs: Path | None = None,
 ) -> tuple[int, Params]:
     """The newest good step of a workdir and its averaged parameters, over the mesh.
 
     `config` describes the network and the averages; of these that of `ema_decay` is
-    read, by default the main one. Raises UserError when there is no such checkpoint,
-    or no such average.
+    read, by default the main one. `programs` is that of `make_init`. Raises UserError
+    when there is no such checkpoint, or no such average.
     """
     name = average_name(config, ema_decay)
-    network = factory.make_network(config)
-    like = place_abstract(factory.abstract_params(network, config), mesh)
+    like = abstract_params(config, mesh, programs)
     with Checkpoints(workdir) as checkpoints:
         found = checkpoints.restore({name: like})
     if found is None:

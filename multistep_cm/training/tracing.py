@@ -1,19 +1,20 @@
-"""The traced train step kept in a folder, so that a later start need not trace it.
+"""Traced programs kept in a folder, so that a later start need not trace them.
 
 JAX finds a compiled program by the program itself, which must be traced and lowered
 first: of a small network that takes as long as everything else. Here the traced one
 (StableHLO, by `jax.export`) is found by what it is made of: the source of this package,
 the versions of what it is written with, JAX's settings, the config, the devices, and
 the shapes and shardings of the arguments. Another value of any of them is another file.
-A file that is not whole is made again.
+A file that is not whole is made again. Kept are the train step and the initialisation,
+which tells a run the shapes of its parameters even if it is resumed.
 """
 
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 from jax import export
@@ -33,6 +34,9 @@ from multistep_cm.training.step import RawBatch, StepMetrics, TrainStep
 PACKAGE = Path(__file__).parents[1]
 FOLDER = "traced"
 """In that of the compilation cache."""
+
+Init: TypeAlias = Callable[[jax.Array], Params]
+"""From a key to fresh parameters."""
 
 WRITTEN_WITH = ("jax", "jaxlib", "flax", "optax", "numpy", "ml_dtypes")
 
@@ -57,16 +61,15 @@ def kept_step(
     The arguments are those of `compile_step`: arrays or shapes, with shardings. A step
     that cannot be kept comes back as it is.
     """
-    path = folder / program_key(config, (state, raw, frozen))
-    blob = _read(path)
-    if blob is None:
-        try:
-            blob = _trace(step, state, raw, frozen, mesh)
-        except ValueError:  # an operation that StableHLO does not promise to keep
-            return step
-        _write(path, blob)
-    # What was traced just now is read too, so that all starts compile the same bytes.
-    program = export.deserialize(bytearray(blob))
+    program = _kept(
+        "train step",
+        (state, raw, frozen),
+        config,
+        folder,
+        lambda: _trace_step(step, state, raw, frozen, mesh),
+    )
+    if program is None:
+        return step
     structure = jax.tree.structure(state)
 
     def train_step(
@@ -78,10 +81,51 @@ def kept_step(
     return train_step
 
 
-def program_key(config: ConfigDict, arguments: Any) -> str:
+def kept_init(init: Init, config: ConfigDict, mesh: Mesh, folder: Path) -> Init:
+    """The same initialisation, as the program that `folder` holds of it, or now does.
+
+    One that cannot be kept comes back as it is.
+    """
+    like = jax.eval_shape(jax.random.key_data, jax.eval_shape(jax.random.key, 0))
+
+    def from_data(data: jax.Array) -> Params:
+        return init(jax.random.wrap_key_data(data))
+
+    def trace() -> export.Exported:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return export.export(jax.jit(from_data))(like)
+
+    program = _kept("initialisation", like, config, folder, trace)
+    if program is None:
+        return init
+    return lambda key: program.call(jax.random.key_data(key))
+
+
+def _kept(
+    name: str,
+    arguments: Any,
+    config: ConfigDict,
+    folder: Path,
+    trace: Callable[[], export.Exported],
+) -> export.Exported | None:
+    """The program in the folder, which now holds it; None if it cannot be kept."""
+    path = folder / program_key(name, config, arguments)
+    blob = _read(path)
+    if blob is None:
+        try:
+            blob = bytes(trace().serialize())
+        except ValueError:  # an operation that StableHLO does not promise to keep
+            return None
+        _write(path, blob)
+    # What was traced just now is read too, so that all starts compile the same bytes.
+    return export.deserialize(bytearray(blob))
+
+
+def program_key(name: str, config: ConfigDict, arguments: Any) -> str:
     """sha256 of all that the traced program depends on."""
     settings = jax.config.values  # type: ignore[attr-defined]
     made_of = {
+        "name": name,
         "source": _source_digest(),
         "versions": versions(*WRITTEN_WITH),
         "settings": {k: repr(v) for k, v in settings.items() if "cache" not in k},
@@ -104,13 +148,13 @@ def _source_digest() -> str:
     return digest.hexdigest()
 
 
-def _trace(
+def _trace_step(
     step: TrainStep,
     state: TrainState,
     raw: Mapping[str, Any],
     frozen: Params,
     mesh: Mesh,
-) -> bytes:
+) -> export.Exported:
     """The program from and to flat lists, for files know no `TrainState`."""
     leaves, structure = jax.tree.flatten((state, raw, frozen))
 
@@ -127,8 +171,7 @@ def _trace(
         ),
     )
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        exported = export.export(jitted)(*leaves)
-    return bytes(exported.serialize())
+        return export.export(jitted)(*leaves)
 
 
 def _read(path: Path) -> bytes | None:

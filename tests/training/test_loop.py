@@ -85,6 +85,10 @@ def test_metrics_are_complete(teacher_workdir: Path) -> None:
     np.testing.assert_allclose(rates, [1e-3, *expected], rtol=1e-5)
 
 
+def never(*arguments: Any) -> Any:
+    raise AssertionError("the step was compiled")
+
+
 def test_nothing_is_trained_twice(
     teacher_workdir: Path,
     digits_directory: Path,
@@ -93,7 +97,7 @@ def test_nothing_is_trained_twice(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     workdir = shutil.copytree(teacher_workdir, tmp_path / "copy")
-    monkeypatch.setattr(setup, "build_step", None)
+    monkeypatch.setattr(setup, "build_step", never)
     before = (workdir / "metrics.jsonl").read_text()
     assert train(tiny_config(digits_directory), workdir)
     assert "nothing to train: step 8 of 8 is done" in capsys.readouterr().out
@@ -269,7 +273,7 @@ def test_calls_that_would_miss_the_last_step_are_refused(
 
     around_step(stop_in_third)
     assert not train(tiny_config(digits_directory, **MLP), tmp_path)
-    monkeypatch.setattr(setup, "build_step", None)
+    monkeypatch.setattr(setup, "build_step", never)
     config = tiny_config(digits_directory, **MLP, training__steps_per_call=2)
     with pytest.raises(UserError, match=r"steps_per_call is 2, .* from step 3"):
         train(config, tmp_path)

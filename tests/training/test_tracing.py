@@ -1,4 +1,4 @@
-"""A step that was traced before is the same step, found by what it is made of."""
+"""A program that was traced before is the same, found by what it is made of."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,11 +10,17 @@ import pytest
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from multistep_cm import factory
 from multistep_cm.sharding import rules
 from multistep_cm.sharding.mesh import make_mesh
 from multistep_cm.training import setup, tracing
 from multistep_cm.training.step import TrainStep, compile_step
-from multistep_cm.training.tracing import kept_step, program_folder, program_key
+from multistep_cm.training.tracing import (
+    kept_init,
+    kept_step,
+    program_folder,
+    program_key,
+)
 from tests.training.tiny import (
     assert_trees_equal,
     host,
@@ -37,7 +43,7 @@ def precision(value: str) -> Iterator[None]:
 
 
 def never_traced(*arguments: Any) -> Any:
-    raise AssertionError("the step was traced again")
+    raise AssertionError("it was traced again")
 
 
 def two_steps(config: ConfigDict, mesh: Mesh, step: TrainStep) -> Any:
@@ -101,6 +107,29 @@ def test_the_same_bits(
         kept(never_traced)
 
 
+@pytest.mark.usefixtures("optimised")
+@pytest.mark.parametrize("num_devices", [1, 8])
+def test_the_same_first_state(
+    num_devices: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "SMALLEST_CUT", 128)
+    config = tiny_config(mesh__data=1, mesh__fsdp=num_devices)
+    mesh = make_mesh(config.mesh, jax.devices()[:num_devices])
+    expected = setup.init_state(config, mesh, None)
+    like = setup.abstract_state(config, mesh)
+    traced = setup.init_state(config, mesh, None, tmp_path)
+    monkeypatch.setattr(factory, "init_params", never_traced)
+    read = setup.init_state(config, mesh, None, tmp_path)
+    for state in (traced, read):
+        assert_trees_equal(host(state), host(expected))
+        assert jax.tree.map(lambda a: a.sharding, state) == jax.tree.map(
+            lambda a: a.sharding, expected
+        )
+    assert setup.abstract_state(config, mesh, tmp_path) == like
+    with pytest.raises(AssertionError, match="traced again"):
+        setup.init_state(tiny_config(seed=1), mesh, None, tmp_path)
+
+
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     config = tiny_config()
@@ -128,6 +157,7 @@ def test_what_cannot_be_kept_is_run_as_it_is(tmp_path: Path) -> None:
 
     kept = kept_step(refused, state, batch, {}, config, mesh, tmp_path)
     assert kept is refused
+    assert kept_init(refused, config, mesh, tmp_path) is refused
     assert not [*tmp_path.iterdir()]
 
 
@@ -140,24 +170,27 @@ def test_the_key_is_of_all_that_it_is_made_of(
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "loss.py").write_text("x * x")
     monkeypatch.setattr(tracing, "PACKAGE", tmp_path)
-    first = program_key(config, batch)
-    assert program_key(config, batch) == first
+    first = program_key("step", config, batch)
+    assert program_key("step", config, batch) == first
     keys = {first}
 
-    keys.add(program_key(tiny_config(consistency__eta=0.5), batch))
-    keys.add(program_key(config, setup.abstract_batch(tiny_config(seed=1), mesh)))
-    assert len(keys) == 2  # the last has the shapes of the first
+    keys.add(program_key("initialisation", config, batch))
+    keys.add(program_key("step", tiny_config(consistency__eta=0.5), batch))
+    keys.add(
+        program_key("step", config, setup.abstract_batch(tiny_config(seed=1), mesh))
+    )
+    assert len(keys) == 3  # the last has the shapes of the first
     larger = tiny_config(training__batch_size=16)
-    keys.add(program_key(config, setup.abstract_batch(larger, mesh)))
+    keys.add(program_key("step", config, setup.abstract_batch(larger, mesh)))
     everywhere = make_mesh({"data": 8, "fsdp": 1, "tensor": 1})
-    keys.add(program_key(config, setup.abstract_batch(config, everywhere)))
+    keys.add(program_key("step", config, setup.abstract_batch(config, everywhere)))
     with precision("highest"):
-        keys.add(program_key(config, batch))
+        keys.add(program_key("step", config, batch))
     (tmp_path / "inner" / "loss.py").write_text("x * x * x")
-    keys.add(program_key(config, batch))
+    keys.add(program_key("step", config, batch))
     monkeypatch.setattr(tracing, "versions", lambda *names: {"jax": "0.0"})
-    keys.add(program_key(config, batch))
-    assert len(keys) == 7
+    keys.add(program_key("step", config, batch))
+    assert len(keys) == 8
 
 
 def test_the_folder_is_that_of_the_cache(tmp_path: Path) -> None:
