@@ -15,7 +15,8 @@ from benchmarks.scenes.truth import Scenes
 from multistep_cm.data.builders.scenes import LAYOUTS, NUM_SLOTS
 from multistep_cm.files import written_aside
 from multistep_cm.models.convolution import Conv3x3
-from multistep_cm.models.layers import GroupNorm, average_pool
+from multistep_cm.models.norms import GroupNorm
+from multistep_cm.models.resampling import average_pool
 
 FEATURES = 32
 BATCH = 128

@@ -21,15 +21,13 @@ from multistep_cm.models.attention import attend
 from multistep_cm.models.convolution import Conv3x3
 from multistep_cm.models.dropout import Dropout
 from multistep_cm.models.keeping import KEPT
+from multistep_cm.models.norms import GroupNorm, layer_norm, rms_norm
 from multistep_cm.models.platforms import by_platform
-from multistep_cm.models.products import affine, product
+from multistep_cm.models.products import add_bias, affine, product
 
-EPSILON = 1e-6
 TIME_SCALE = 1000.0
 TIME_WIDTH = 128
 """Sines and cosines of t; the paper's parameter counts come out with 128."""
-TPU_ROWS = 8
-"""Of a tile: a product of fewer rows takes as long."""
 GUIDANCE_SCALE = 0.01
 """Scales of guidance, 0 to about 10, on the axis of t."""
 
@@ -127,128 +125,6 @@ class ConditionEmbedding(nn.Module):
         return x
 
 
-def num_groups(channels: int) -> int:
-    """Groups of a group norm: at most 32, and at least 4 channels in each."""
-    most = max(1, min(32, channels // 4))
-    return max(groups for groups in range(1, most + 1) if channels % groups == 0)
-
-
-def _mean_of_groups(x: jax.Array, groups: int) -> jax.Array:
-    """[batch, channels] to [batch, groups].
-
-    On CPUs as a matrix product, and so `_to_channels`: else XLA computes the norm's
-    factors anew for every number of an image, with divisions to find the group.
-    """
-
-    def product(x: jax.Array) -> jax.Array:
-        membership = _membership(x.shape[1], groups, x.dtype)
-        return x @ membership.T * (groups / x.shape[1])
-
-    def default(x: jax.Array) -> jax.Array:
-        return x.reshape(x.shape[0], groups, -1).mean(-1)
-
-    return by_platform(x, cpu=product, default=default)
-
-
-def _to_channels(x: jax.Array, gain: jax.Array) -> jax.Array:
-    """[batch, groups] for each channel of its group, times gain [channels]."""
-
-    def product(x: jax.Array, gain: jax.Array) -> jax.Array:
-        return x @ (_membership(gain.size, x.shape[1], x.dtype) * gain)
-
-    def default(x: jax.Array, gain: jax.Array) -> jax.Array:
-        y = x[:, :, None] * gain.reshape(1, x.shape[1], -1)
-        return y.reshape(x.shape[0], -1)
-
-    return by_platform(x, gain, cpu=product, default=default)
-
-
-def _membership(channels: int, groups: int, dtype: DTypeLike) -> jax.Array:
-    """[groups, channels]: 1 where a channel is of a group."""
-    return jnp.repeat(jnp.eye(groups, dtype=dtype), channels // groups, axis=1)
-
-
-class GroupNorm(nn.Module):
-    """A norm over space and groups of channels; float32 inside.
-
-    Scale, bias and, when given, FiLM are joined to one affine map a channel, so that
-    the image is read once for its statistics and once for the result.
-    """
-
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, film: tuple[jax.Array, jax.Array] | None = None
-    ) -> jax.Array:
-        """x: [batch, height, width, channels], film: (scale, shift), each
-        [batch, channels]; returns FiLM of the norm of x, in `dtype`."""
-        channels = x.shape[-1]
-        ones, zeros = nn.initializers.ones, nn.initializers.zeros
-        gain = self.param("scale", ones, (channels,))
-        offset = self.param("bias", zeros, (channels,))
-        y = _group_norm(x.astype(jnp.float32), gain, offset, film)
-        return y.astype(self.dtype)
-
-
-@jax.jit
-def _group_norm(
-    x: jax.Array,
-    gain: jax.Array,
-    offset: jax.Array,
-    film: tuple[jax.Array, jax.Array] | None,
-) -> jax.Array:
-    """The norm of x, float32, as `GroupNorm` says; gain, offset: [channels]."""
-    groups = num_groups(x.shape[-1])
-    mean = _mean_of_groups(x.mean((1, 2)), groups)
-    square = _mean_of_groups((x * x).mean((1, 2)), groups)
-    inverse = jax.lax.rsqrt(jnp.maximum(square - mean**2, 0.0) + EPSILON)
-    # The mean is taken off in units of the result: both are linear in the gain.
-    offset = offset - _to_channels(mean * inverse, gain)
-    gain = _to_channels(inverse, gain)
-    if film is not None:
-        scale, shift = (part.astype(jnp.float32) for part in film)
-        gain, offset = gain * (1 + scale), offset * (1 + scale) + shift
-    return x * gain[:, None, None] + offset[:, None, None]
-
-
-def layer_norm(dtype: DTypeLike, name: str) -> nn.LayerNorm:
-    """A norm over the channels of each position; float32 inside."""
-    return nn.LayerNorm(EPSILON, dtype, name=name)
-
-
-@jax.custom_vjp
-def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
-    """x: [.., features] and bias: [features], of one dtype. Reverse mode only.
-
-    On TPUs the gradient of a bias is a product with ones: a sum over rows alone takes
-    as long as half of the matrix product beside it.
-    """
-    return x + bias
-
-
-def _add_bias_forward(x: jax.Array, bias: jax.Array) -> tuple[jax.Array, None]:
-    return add_bias(x, bias), None
-
-
-def _add_bias_backward(_: None, y_bar: jax.Array) -> tuple[jax.Array, jax.Array]:
-    rows = y_bar.reshape(-1, y_bar.shape[-1])
-    return y_bar, by_platform(
-        rows, tpu=sum_by_product, default=lambda rows: rows.sum(0)
-    )
-
-
-def sum_by_product(rows: jax.Array) -> jax.Array:
-    """[count, features] to the sum of rows, [features]; in at least float32 inside."""
-    ones = jnp.ones((TPU_ROWS, rows.shape[0]), rows.dtype)
-    wide = jnp.promote_types(rows.dtype, jnp.float32)
-    total = jnp.matmul(ones, rows, preferred_element_type=wide)
-    return total[0].astype(rows.dtype)
-
-
-add_bias.defvjp(_add_bias_forward, _add_bias_backward)
-
-
 def _multiply(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     return add_bias(product(x, kernel), bias)
 
@@ -299,8 +175,21 @@ class StackedDense(nn.Module):
         kernel = self.param("kernel", draw)
         bias = self.param("bias", nn.initializers.zeros, shape[1:])
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        multiply = affine if x.ndim == 2 else _multiply
-        return tuple(multiply(x, kernel[:, i], bias[i]) for i in range(self.count))
+        if x.ndim == 2:
+            return by_platform(x, kernel, bias, tpu=at_once, default=_one_by_one)
+        return tuple(_multiply(x, kernel[:, i], bias[i]) for i in range(self.count))
+
+
+def at_once(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> tuple[jax.Array, ...]:
+    """The products of `StackedDense` for few rows as one: then it is the kernel, not
+    the result, that TPUs would copy to take it apart, and its gradient to join it."""
+    return tuple(jnp.einsum("bi,icf->cbf", x, kernel) + bias[:, None])
+
+
+def _one_by_one(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array
+) -> tuple[jax.Array, ...]:
+    return tuple(affine(x, kernel[:, i], bias[i]) for i in range(len(bias)))
 
 
 class FiLM(nn.Module):
@@ -339,7 +228,7 @@ class SelfAttention(nn.Module):
         gains = self.param("qk_norm", nn.initializers.ones, (2, 1, self.head_dim))
         # By Cauchy and Schwarz: normed vectors have the length sqrt(head_dim).
         limit = math.sqrt(self.head_dim) * jnp.abs(gains[0] * gains[1]).max()
-        h = attend(_normed(q, gains[0]), _normed(k, gains[1]), v, limit)
+        h = attend(rms_norm(q, gains[0]), rms_norm(k, gains[1]), v, limit)
         h = h.swapaxes(1, 2).reshape(x.shape)
         return dense(channels, self.dtype, "out", zero_init=True)(h)
 
@@ -347,14 +236,6 @@ class SelfAttention(nn.Module):
 def _split_heads(x: jax.Array, head_dim: int) -> jax.Array:
     """[batch, tokens, channels] to [batch, heads, tokens, head_dim]."""
     return x.reshape(*x.shape[:2], -1, head_dim).swapaxes(1, 2)
-
-
-def _normed(x: jax.Array, gain: jax.Array) -> jax.Array:
-    """Each vector of the last axis over its root mean square, times gain [1, width];
-    float32 inside, returned in the dtype of x."""
-    wide = x.astype(jnp.float32)
-    wide *= jax.lax.rsqrt((wide * wide).mean(-1, keepdims=True) + EPSILON) * gain
-    return wide.astype(x.dtype)
 
 
 class CrossAttention(nn.Module):
@@ -379,8 +260,8 @@ class CrossAttention(nn.Module):
         gains = self.param("qk_norm", nn.initializers.ones, (2, 1, self.head_dim))
 
         h = jax.nn.dot_product_attention(
-            _normed(q, gains[0]),
-            _normed(k, gains[1]),
+            rms_norm(q, gains[0]),
+            rms_norm(k, gains[1]),
             v,
             mask=mask[:, None, None],
             implementation="xla",
@@ -423,19 +304,3 @@ class ResNetBlock(nn.Module):
         h = nn.swish(GroupNorm(o.dtype, name="norm_out")(h, film))
         h = Dropout(o.dropout, deterministic=not o.train)(h)
         return x + Conv3x3(o.channels, o.dtype, zero_init=True, name="out")(h)
-
-
-def average_pool(x: jax.Array) -> jax.Array:
-    """Means of 2x2 squares: [batch, 2h, 2w, c] to [batch, h, w, c]."""
-    batch, height, width, channels = x.shape
-    squares = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
-    return squares.mean((2, 4))
-
-
-def upsample_nearest(x: jax.Array) -> jax.Array:
-    """Every value four times: [batch, h, w, c] to [batch, 2h, 2w, c]."""
-    batch, height, width, channels = x.shape
-    squares = jnp.broadcast_to(
-        x[:, :, None, :, None], (batch, height, 2, width, 2, channels)
-    )
-    return squares.reshape(batch, 2 * height, 2 * width, channels)

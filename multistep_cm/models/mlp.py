@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from multistep_cm.models import layers
 from multistep_cm.models.level import Level, Ready
+from multistep_cm.models.norms import layer_norm
 from multistep_cm.models.uvit import MLP
 
 
@@ -75,6 +76,6 @@ class ResidualMLP(nn.Module):
             name="level_0",
         )
         x, _ = level(x, condition)
-        x = layers.layer_norm(jnp.float32, "norm_out")(x)
+        x = layer_norm(jnp.float32, "norm_out")(x)
         x = layers.dense(size, jnp.float32, "out", zero_init=True)(x)
         return x.reshape(z_t.shape)

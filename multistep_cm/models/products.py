@@ -1,9 +1,9 @@
-"""Matrix products in forms of which XLA makes fast programs on CPUs.
+"""Matrix products in forms of which XLA makes fast programs on CPUs and TPUs.
 
     y = x kernel,   d kernel = x^T dy
 
-With two axes each, d kernel is one product. With more, XLA first copies dy, transposed,
-and takes up to twice as long.
+On CPUs, with two axes each, d kernel is one product. With more, XLA first copies dy,
+transposed, and takes up to twice as long.
 """
 
 import jax
@@ -11,11 +11,46 @@ import jax.numpy as jnp
 
 from multistep_cm.models.platforms import by_platform
 
+TPU_ROWS = 8
+"""Of a tile: a product of fewer rows takes as long."""
+
 
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x: [.., inputs], kernel: [inputs, features]; returns [.., features]."""
     y = x.reshape(-1, x.shape[-1]) @ _turned_if_high(kernel)
     return y.reshape(*x.shape[:-1], kernel.shape[1])
+
+
+@jax.custom_vjp
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """x: [.., features] and bias: [features], of one dtype. Reverse mode only.
+
+    On TPUs the gradient of a bias is a product with ones: a sum over rows alone takes
+    as long as half of the matrix product beside it.
+    """
+    return x + bias
+
+
+def _add_bias_forward(x: jax.Array, bias: jax.Array) -> tuple[jax.Array, None]:
+    return add_bias(x, bias), None
+
+
+def _add_bias_backward(_: None, y_bar: jax.Array) -> tuple[jax.Array, jax.Array]:
+    rows = y_bar.reshape(-1, y_bar.shape[-1])
+    return y_bar, by_platform(
+        rows, tpu=sum_by_product, default=lambda rows: rows.sum(0)
+    )
+
+
+def sum_by_product(rows: jax.Array) -> jax.Array:
+    """[count, features] to the sum of rows, [features]; in at least float32 inside."""
+    ones = jnp.ones((TPU_ROWS, rows.shape[0]), rows.dtype)
+    wide = jnp.promote_types(rows.dtype, jnp.float32)
+    total = jnp.matmul(ones, rows, preferred_element_type=wide)
+    return total[0].astype(rows.dtype)
+
+
+add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
 def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:

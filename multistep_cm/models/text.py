@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 
 from multistep_cm.models import layers
 from multistep_cm.models.level import Level, Ready
+from multistep_cm.models.norms import layer_norm
 
 TextKind: TypeAlias = Literal["none", "bytes", "precomputed"]
 
@@ -69,8 +70,8 @@ class TextBlock(nn.Module):
     def __call__(self, x: jax.Array, mask: jax.Array, skip: None) -> jax.Array:
         """x: [batch, length, width], mask: [batch, length]; returns x's shape."""
         attention = layers.CrossAttention(self.head_dim, self.dtype, name="attention")
-        x = x + attention(x, layers.layer_norm(self.dtype, "norm_keys")(x), mask)
-        h = layers.layer_norm(self.dtype, "norm_mlp")(x)
+        x = x + attention(x, layer_norm(self.dtype, "norm_keys")(x), mask)
+        h = layer_norm(self.dtype, "norm_mlp")(x)
         h = nn.swish(layers.dense(4 * self.width, self.dtype, "up")(h))
         return x + layers.dense(self.width, self.dtype, "down", zero_init=True)(h)
 
@@ -133,7 +134,7 @@ class PrecomputedEncoder(nn.Module):
     @nn.compact
     def __call__(self, text: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
         """text: floats [batch, length, any width], mask: bool [batch, length]."""
-        x = layers.layer_norm(self.dtype, "norm_in")(text)
+        x = layer_norm(self.dtype, "norm_in")(text)
         return layers.dense(self.options.width, self.dtype, "project")(x), mask
 
 
@@ -171,7 +172,7 @@ class TextEmbedding(nn.Module):
         first = jnp.broadcast_to(first, (sequence.shape[0], 1, o.width))
         sequence = jnp.concatenate([first.astype(sequence.dtype), sequence], axis=1)
         mask = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
-        sequence = layers.layer_norm(self.dtype, "norm_out")(sequence)
+        sequence = layer_norm(self.dtype, "norm_out")(sequence)
         seen = jnp.where(mask[..., None], sequence.astype(jnp.float32), 0.0)
         pooled = seen.sum(1) / mask.sum(1, dtype=jnp.float32)[:, None]
         return Text(sequence, mask, pooled)

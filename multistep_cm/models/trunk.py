@@ -16,6 +16,8 @@ from jax.typing import DTypeLike
 from multistep_cm.models import layers
 from multistep_cm.models.convolution import Conv3x3
 from multistep_cm.models.level import Direction, Level, Ready
+from multistep_cm.models.norms import GroupNorm
+from multistep_cm.models.resampling import average_pool, upsample_nearest
 from multistep_cm.models.text import TextEmbedding, TextOptions
 
 
@@ -88,7 +90,7 @@ class Trunk(nn.Module):
         for i in range(last):
             x, skips = self._level(i, "down", x.shape[1], train)(x, condition)
             kept.append(skips)
-            x = layers.average_pool(x)
+            x = average_pool(x)
             x = layers.dense(self.channels[i + 1], self.dtype, f"widen_{i}")(x)
         if self.position_embedding:
             init = nn.initializers.normal(0.02)
@@ -96,9 +98,9 @@ class Trunk(nn.Module):
         x, _ = self._level(last, "middle", x.shape[1], train)(x, condition)
         for i in reversed(range(last)):
             x = layers.dense(self.channels[i], self.dtype, f"narrow_{i}")(x)
-            x = layers.upsample_nearest(x)
+            x = upsample_nearest(x)
             x, _ = self._level(i, "up", x.shape[1], train)(x, condition, kept[i])
-        x = layers.GroupNorm(jnp.float32, name="norm_out")(x)
+        x = GroupNorm(jnp.float32, name="norm_out")(x)
         out = Conv3x3(self.image_channels, jnp.float32, zero_init=True, name="out")
         return out(nn.swish(x))
 

@@ -10,6 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 from multistep_cm.models import layers
 from multistep_cm.models.dropout import Dropout
 from multistep_cm.models.keeping import KEPT
+from multistep_cm.models.norms import layer_norm
 
 
 class MLP(nn.Module):
@@ -24,7 +25,7 @@ class MLP(nn.Module):
     def __call__(self, x: jax.Array, condition: layers.Condition) -> jax.Array:
         """x: [batch, height, width, channels]; returns the same shape."""
         o = self.options
-        h = layers.layer_norm(o.dtype, "norm")(x)
+        h = layer_norm(o.dtype, "norm")(x)
         h = layers.dense(o.mlp_ratio * o.channels, o.dtype, "up")(h)
         film = layers.FiLM(h.shape[-1], o.dtype, name="film")(condition.vector)
         scale, shift = (part[:, None, None] for part in film)

@@ -2,36 +2,17 @@
 
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from multistep_cm.models import layers, uvit
-from tests.models.networks import FAST
+from tests.models.formulas import Arrays, draw, filled, group_norm, layer_norm, run
 
 OPTIONS = layers.BlockOptions(
     channels=8, head_dim=4, mlp_ratio=2, dropout=0.0, dtype=jnp.float32, train=False
 )
-RNG = np.random.default_rng(0)
-Arrays = dict[str, Any]
-
-
-def filled(module: nn.Module, *args: Any) -> Arrays:
-    """Random parameters of a module, as float64 arrays."""
-    shapes = jax.eval_shape(lambda key: module.init(key, *args), jax.random.key(0))
-    return jax.tree.map(lambda s: RNG.normal(size=s.shape) * 0.5, shapes["params"])
-
-
-def run(module: nn.Module, params: Arrays, *args: Any) -> np.ndarray:
-    params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params)
-    apply = jax.jit(module.apply, compiler_options=FAST)
-    return np.asarray(apply({"params": params}, *args))
-
-
-def draw(*shape: int) -> np.ndarray:
-    return RNG.normal(size=shape).astype(np.float32)
 
 
 def swish(x: np.ndarray) -> np.ndarray:
@@ -45,18 +26,6 @@ def dense(p: Arrays, x: np.ndarray) -> np.ndarray:
 def film(p: Arrays, x: np.ndarray, condition: np.ndarray) -> np.ndarray:
     both = dense(p["both"], condition)[:, :, None, None]
     return x * (1 + both[:, 0]) + both[:, 1]
-
-
-def layer_norm(p: Arrays, x: np.ndarray) -> np.ndarray:
-    x = x - x.mean(-1, keepdims=True)
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * p["scale"] + p["bias"]
-
-
-def group_norm(p: Arrays, x: np.ndarray, groups: int) -> np.ndarray:
-    parts = x.astype(np.float64).reshape(len(x), -1, groups, x.shape[-1] // groups)
-    parts = parts - parts.mean((1, 3), keepdims=True)
-    parts = parts / np.sqrt((parts**2).mean((1, 3), keepdims=True) + 1e-6)
-    return parts.reshape(x.shape) * p["scale"] + p["bias"]
 
 
 def conv3x3(p: Arrays, x: np.ndarray) -> np.ndarray:
@@ -122,54 +91,6 @@ def test_no_classes_need_no_label_and_classes_do() -> None:
         filled(layers.ConditionEmbedding(width=6, num_classes=3), t, {})
 
 
-@pytest.mark.parametrize(
-    ("channels", "groups"),
-    [(1, 1), (4, 1), (6, 1), (8, 2), (48, 12), (64, 16), (128, 32), (2048, 32)],
-)
-def test_groups_divide_and_hold_four_channels(channels: int, groups: int) -> None:
-    assert layers.num_groups(channels) == groups
-
-
-@pytest.mark.parametrize("kind", [layers.GroupNorm, nn.LayerNorm])
-def test_norms_of_bfloat16_are_computed_in_float32(kind: Any) -> None:
-    # In bfloat16 the mean of 300 + noise would be off by about 1.
-    x = jnp.asarray(300 + 8 * draw(2, 4, 4, 8), jnp.bfloat16)
-    params = {"scale": np.ones(8), "bias": np.zeros(8)}
-    low = run(kind(dtype=jnp.bfloat16), params, x)
-    high = run(kind(dtype=jnp.float32), params, x.astype(jnp.float32))
-    assert low.dtype == jnp.bfloat16
-    np.testing.assert_allclose(low.astype(np.float32), high, rtol=2**-8, atol=1e-3)
-
-
-def test_group_norm_of_a_large_offset_is_the_formula() -> None:
-    x = 100 + draw(2, 4, 4, 8)
-    module = layers.GroupNorm(jnp.float32)
-    params = filled(module, x)
-    want = group_norm(params, x, groups=2)
-    np.testing.assert_allclose(run(module, params, x), want, atol=5e-3)
-    bias = np.broadcast_to(params["bias"], x.shape)
-    np.testing.assert_allclose(run(module, params, 0 * x), bias, atol=1e-6)
-
-
-def test_the_gradient_of_a_bias_is_a_sum_over_rows() -> None:
-    x, y_bar = RNG.normal(size=(2, 3, 4, 5)), RNG.normal(size=(3, 4, 5))
-    x, y_bar = jnp.float32(x[0]), jnp.float32(y_bar)
-    y, transpose = jax.vjp(layers.add_bias, x, jnp.arange(5.0))
-    np.testing.assert_array_equal(y, x + np.arange(5))
-    x_bar, bias_bar = transpose(y_bar)
-    np.testing.assert_array_equal(x_bar, y_bar)
-    np.testing.assert_allclose(bias_bar, np.sum(y_bar, (0, 1)), rtol=1e-5, atol=1e-6)
-
-
-def test_rows_are_summed_by_a_product_as_well() -> None:
-    """The form for TPUs; of bfloat16 the sum is float32 inside."""
-    rows = jnp.ones((1000, 5), jnp.bfloat16).at[0].set(jnp.arange(5))
-    got = layers.sum_by_product(rows)
-    assert got.dtype == jnp.bfloat16
-    want = jnp.asarray(999 + np.arange(5), jnp.bfloat16)
-    np.testing.assert_array_equal(got, want)
-
-
 def test_attention_is_the_formula() -> None:
     x = draw(2, 2, 3, 8)
     module = layers.SelfAttention(head_dim=4, dtype=jnp.float32)
@@ -213,10 +134,11 @@ def test_resnet_block_is_the_formula(has_skip: bool) -> None:
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
-def test_pool_averages_squares_and_upsample_repeats() -> None:
-    x = draw(2, 4, 6, 3)
-    corners = [x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
-    pooled = layers.average_pool(jnp.asarray(x))
-    np.testing.assert_allclose(pooled, sum(corners) / 4, atol=1e-6)
-    up = layers.upsample_nearest(jnp.asarray(x))
-    np.testing.assert_array_equal(up, x.repeat(2, axis=1).repeat(2, axis=2))
+def test_products_of_few_rows_at_once_are_those_one_by_one() -> None:
+    """The form for TPUs of a `StackedDense` of vectors."""
+    x, kernel, bias = (jnp.asarray(draw(*s)) for s in ((3, 5), (5, 2, 7), (2, 7)))
+    module = layers.StackedDense(2, 7, jnp.float32)
+    params = {"kernel": kernel, "bias": bias}
+    want = run(module, params, x)
+    np.testing.assert_allclose(layers.at_once(x, kernel, bias), want, rtol=1e-5)
+    np.testing.assert_allclose(want[1], x @ kernel[:, 1] + bias[1], rtol=1e-5)

@@ -1,10 +1,11 @@
-"""Products and their gradients in the forms for CPUs: those of the formula."""
+"""Products and sums in the forms for CPUs and TPUs: those of the formula."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from multistep_cm.models import products
 from multistep_cm.models.products import affine, product
 
 RNG = np.random.default_rng(0)
@@ -45,3 +46,22 @@ def test_an_affine_map_and_its_gradients() -> None:
     want = (x @ kernel + bias, y_bar @ kernel.T, x.T @ y_bar, y_bar.sum(0))
     for one, other in zip(got, want, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_the_gradient_of_a_bias_is_a_sum_over_rows() -> None:
+    x, y_bar = RNG.normal(size=(2, 3, 4, 5)), RNG.normal(size=(3, 4, 5))
+    x, y_bar = jnp.float32(x[0]), jnp.float32(y_bar)
+    y, transpose = jax.vjp(products.add_bias, x, jnp.arange(5.0))
+    np.testing.assert_array_equal(y, x + np.arange(5))
+    x_bar, bias_bar = transpose(y_bar)
+    np.testing.assert_array_equal(x_bar, y_bar)
+    np.testing.assert_allclose(bias_bar, np.sum(y_bar, (0, 1)), rtol=1e-5, atol=1e-6)
+
+
+def test_rows_are_summed_by_a_product_as_well() -> None:
+    """The form for TPUs; of bfloat16 the sum is float32 inside."""
+    rows = jnp.ones((1000, 5), jnp.bfloat16).at[0].set(jnp.arange(5))
+    got = products.sum_by_product(rows)
+    assert got.dtype == jnp.bfloat16
+    want = jnp.asarray(999 + np.arange(5), jnp.bfloat16)
+    np.testing.assert_array_equal(got, want)
