@@ -1,4 +1,4 @@
-"""Parts that both networks share: embeddings, norms, FiLM, attention, resampling.
+"""Parts that both networks share: embeddings, dense layers, FiLM, attention, blocks.
 
 Parameters are float32. Each module computes in its `dtype`; the time input, the
 embeddings, the statistics of norms and the softmax are float32 whatever it is.

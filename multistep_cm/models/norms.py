@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 
 from multistep_cm.models.keeping import KEPT
 from multistep_cm.models.platforms import by_platform
+from multistep_cm.models.products import exact
 
 EPSILON = 1e-6
 TPU_LANES = 128
@@ -183,18 +184,11 @@ def _rms_norm_backward(
     scaled, width = gain * y_bar, x.shape[-1]
     along = _sums(scaled * unit, width, exact(x.dtype)) / width
     x_bar = inverse * (scaled - unit * along)
-    gain_bar = (y_bar * unit).sum(range(x.ndim - 1), keepdims=True)
+    gain_bar = (y_bar * unit).sum(range(x.ndim - 1))
     return x_bar.astype(x.dtype), gain_bar.reshape(gain.shape)
 
 
 rms_norm_by_products.defvjp(_rms_norm_forward, _rms_norm_backward)
-
-
-def exact(dtype: DTypeLike) -> jax.lax.Precision:
-    """Of products with ones: three passes of bfloat16 hold what was bfloat16, and its
-    squares; float32 needs six."""
-    is_half = jnp.dtype(dtype) == jnp.bfloat16
-    return jax.lax.Precision.HIGH if is_half else jax.lax.Precision.HIGHEST
 
 
 def _mean(x: jax.Array, precision: jax.lax.Precision) -> jax.Array:

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from multistep_cm.models.norms import exact
 from multistep_cm.models.platforms import by_platform
+from multistep_cm.models.products import exact
 
 
 def average_pool(x: jax.Array) -> jax.Array:

@@ -1,5 +1,7 @@
 """Products and sums in the forms for CPUs and TPUs: those of the formula."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,3 +67,16 @@ def test_rows_are_summed_by_a_product_as_well() -> None:
     assert got.dtype == jnp.bfloat16
     want = jnp.asarray(999 + np.arange(5), jnp.bfloat16)
     np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_products_with_ones_are_exact_enough(dtype: Any) -> None:
+    """In so many passes of bfloat16 as the precision asks TPUs for: squares of
+    bfloat16 are held by two parts, float32 by three."""
+    parts = {"HIGH": 2, "HIGHEST": 3}[products.exact(dtype).name]
+    x = np.asarray(jnp.asarray(RNG.normal(size=64), dtype), np.float32)
+    rest, held = x * x, np.zeros(64)
+    for _ in range(parts):
+        part = np.float32(jnp.asarray(rest, jnp.bfloat16))
+        held, rest = held + part, rest - part
+    np.testing.assert_allclose(held, np.float64(x) ** 2, rtol=2**-23)
